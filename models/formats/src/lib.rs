@@ -1,0 +1,12 @@
+//! What is on disk: every file that one stage of sr2-prune writes and another reads.
+//!
+//! Everything read is validated once, here, into types with private fields; everything written goes through one
+//! atomic writer. No other crate parses bytes from outside.
+
+mod csr;
+mod error;
+mod tensor;
+
+pub use csr::{CsrError, CsrMatrix};
+pub use error::{Error, ErrorKind, Result};
+pub use tensor::{Tensor, TensorMap};
