@@ -1,0 +1,113 @@
+use super::*;
+
+fn node(name: &str, op: Op, inputs: &[usize]) -> Node {
+    Node { name: name.into(), op, inputs: inputs.to_vec() }
+}
+
+/// A 1x1 convolution from 2 to 2 channels.
+fn conv(weight: &str, bias: Option<&str>) -> Op {
+    Op::Conv(Conv {
+        weight: weight.into(),
+        bias: bias.map(Into::into),
+        out_channels: 2,
+        kernel: [1, 1],
+        stride: [1, 1],
+        pads: [0; 4],
+        dilation: [1, 1],
+        groups: 1,
+    })
+}
+
+fn norm(prefix: &str) -> Op {
+    let name = |suffix: &str| format!("{prefix}.{suffix}");
+    Op::BatchNormalization(BatchNormalization {
+        scale: name("weight"),
+        shift: name("bias"),
+        mean: name("running_mean"),
+        var: name("running_var"),
+        epsilon: 0.25,
+        momentum: 0.1,
+    })
+}
+
+/// Joins nodes over a `[2, 1, 1]` input with the given weights; batch norm `bn` has factors -2 and 0.5.
+fn model(nodes: Vec<Node>, tensors: &[(&str, &[f32])]) -> Model {
+    let graph = Graph::try_new("test", &[2, 1, 1], nodes).unwrap();
+    let norms: [(&str, &[f32]); 4] = [
+        ("bn.weight", &[-4.0, 1.0]),
+        ("bn.bias", &[0.5, -0.5]),
+        ("bn.running_mean", &[1.0, 2.0]),
+        ("bn.running_var", &[3.75, 3.75]),
+    ];
+    let data: BTreeMap<&str, &[f32]> = norms.iter().chain(tensors).copied().collect();
+    let tensor = |p: &crate::ParameterSpec| (p.name.clone(), Tensor::new(p.shape.clone(), data[&*p.name].to_vec()));
+    let tensors = graph.parameters().iter().map(tensor).collect();
+    Model::try_new(graph, tensors).unwrap()
+}
+
+#[test]
+fn folds_into_weight_and_a_new_bias() {
+    let nodes = vec![node("conv1", conv("conv1.weight", None), &[0]), node("bn1", norm("bn"), &[1])];
+    let folded = fold_batch_norm(&model(nodes, &[("conv1.weight", &[1.0, 0.0, 3.0, -0.0])]));
+    assert_eq!(folded.graph().nodes(), [node("conv1", conv("conv1.weight", Some("conv1.bias")), &[0])]);
+    assert_eq!(folded.parameter("conv1.weight").data(), [-2.0, 0.0, 1.5, 0.0]);
+    assert_eq!(folded.parameter("conv1.bias").data(), [2.5, -1.5]);
+    assert_eq!(folded.parameters().len(), 2);
+    let zeros = folded.parameter("conv1.weight").data().iter().filter(|w| **w == 0.0);
+    assert!(zeros.map(|w| w.to_bits()).all(|bits| bits == 0), "every zero is +0.0");
+}
+
+#[test]
+fn keeps_an_existing_bias_and_folds_chains() {
+    let nodes = vec![
+        node("conv", conv("w", Some("b")), &[0]),
+        node("bn1", norm("bn"), &[1]),
+        node("bn2", norm("bn"), &[2]),
+        node("relu", Op::Relu, &[3]),
+    ];
+    let folded = fold_batch_norm(&model(nodes, &[("w", &[1.0, 2.0, 3.0, 4.0]), ("b", &[1.0, 0.0])]));
+    assert_eq!(folded.graph().nodes(), [node("conv", conv("w", Some("b")), &[0]), node("relu", Op::Relu, &[1])]);
+    assert_eq!(folded.parameter("w").data(), [4.0, 8.0, 0.75, 1.0]);
+    // bn(1) = 0.5, bn(0.5) = 1.5; bn(0) = -1.5, bn(-1.5) = -2.25
+    assert_eq!(folded.parameter("b").data(), [1.5, -2.25]);
+}
+
+#[test]
+fn avoids_a_parameter_that_has_the_new_bias_name() {
+    let nodes = vec![
+        node("conv1", conv("conv1.weight", None), &[0]),
+        node("bn1", norm("bn"), &[1]),
+        node("conv2", conv("other.weight", Some("conv1.bias")), &[2]),
+    ];
+    let tensors: [(&str, &[f32]); 3] =
+        [("conv1.weight", &[1.0; 4]), ("other.weight", &[1.0; 4]), ("conv1.bias", &[7.0, 8.0])];
+    let folded = fold_batch_norm(&model(nodes, &tensors));
+    assert_eq!(folded.graph().nodes()[0].op, conv("conv1.weight", Some("conv1.bias_")));
+    assert_eq!(folded.parameter("conv1.bias").data(), [7.0, 8.0]);
+}
+
+/// Each of these must come back as it was.
+#[test]
+fn leaves_what_cannot_be_folded() {
+    let w: (&str, &[f32]) = ("w", &[1.0, 2.0, 3.0, 4.0]);
+    let read_twice =
+        vec![node("conv", conv("w", None), &[0]), node("bn", norm("bn"), &[1]), node("add", Op::Add, &[1, 2])];
+    let after_relu =
+        vec![node("conv", conv("w", None), &[0]), node("relu", Op::Relu, &[1]), node("bn", norm("bn"), &[2])];
+    let on_input = vec![node("bn", norm("bn"), &[0]), node("conv", conv("w", None), &[1])];
+    let shared_weight =
+        vec![node("conv1", conv("w", None), &[0]), node("bn", norm("bn"), &[1]), node("conv2", conv("w", None), &[2])];
+    let output_behind_another_node =
+        vec![node("conv", conv("w", None), &[0]), node("unused", Op::Relu, &[0]), node("bn", norm("bn"), &[1])];
+    for nodes in [read_twice, after_relu, on_input, shared_weight, output_behind_another_node] {
+        let model = model(nodes, &[w]);
+        assert_eq!(fold_batch_norm(&model), model);
+    }
+}
+
+#[test]
+fn leaves_a_batch_norm_whose_factor_is_not_finite() {
+    let nodes = vec![node("conv", conv("w", None), &[0]), node("bn", norm("bn"), &[1])];
+    let model = model(nodes, &[("w", &[1.0; 4]), ("bn.running_var", &[-1.0, 1.0])]);
+    assert_eq!(fold_batch_norm(&model), model);
+}
