@@ -1,0 +1,167 @@
+//! Instruction-set tiers as values that exist only where the CPU has them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Proof that the CPU has AVX2 and FMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Avx2(());
+
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL, and AVX2 and FMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Avx512(());
+
+/// A tier of kernels that runs on this CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Portable code, 4 lanes.
+    Scalar,
+    /// 256-bit vectors with fused multiply-add, 8 lanes.
+    Avx2(Avx2),
+    /// 512-bit vectors, 16 lanes.
+    Avx512(Avx512),
+}
+
+/// A tier that was asked for and cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IsaError {
+    /// No tier has this name.
+    Unknown(String),
+    /// The tier exists, but this CPU cannot run it.
+    Missing(String),
+}
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => write!(f, "unknown instruction set {name:?}, expected one of {}", NAMES.join(", ")),
+            Self::Missing(name) => write!(f, "this CPU has no {name}; it has {}", available_names().join(", ")),
+        }
+    }
+}
+
+impl std::error::Error for IsaError {}
+
+/// Names of all tiers, slowest first.
+const NAMES: [&str; 3] = ["scalar", "avx2", "avx512"];
+
+/// Environment variable that forces a tier.
+const VARIABLE: &str = "SR2_ISA";
+
+impl Avx2 {
+    /// The token, where the CPU has AVX2 and FMA.
+    pub fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
+impl Avx512 {
+    /// The token, where the CPU has AVX-512 F, BW, DQ and VL beside AVX2 and FMA.
+    pub fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
+impl Isa {
+    /// Every tier of this CPU, slowest first.
+    pub fn available() -> Vec<Self> {
+        let avx2 = Avx2::detect().map(Self::Avx2);
+        let avx512 = Avx512::detect().map(Self::Avx512);
+        std::iter::once(Self::Scalar).chain(avx2).chain(avx512).collect()
+    }
+
+    /// The fastest tier of this CPU.
+    pub fn best() -> Self {
+        *Self::available().last().expect("the scalar tier is always there")
+    }
+
+    /// The tier that `SR2_ISA` names, or the fastest one where it is not set.
+    ///
+    /// # Errors
+    /// If the variable names no tier, or one that this CPU cannot run.
+    pub fn from_env() -> Result<Self, IsaError> {
+        match std::env::var_os(VARIABLE) {
+            None => Ok(Self::best()),
+            Some(name) => name.to_string_lossy().parse(),
+        }
+    }
+
+    /// The name that `SR2_ISA` takes and kernel names end in.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => NAMES[0],
+            Self::Avx2(_) => NAMES[1],
+            Self::Avx512(_) => NAMES[2],
+        }
+    }
+
+    /// f32 values in one vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Scalar => 4,
+            Self::Avx2(_) => 8,
+            Self::Avx512(_) => 16,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Self, IsaError> {
+        if !NAMES.contains(&name) {
+            return Err(IsaError::Unknown(name.into()));
+        }
+        Self::available().into_iter().find(|isa| isa.name() == name).ok_or_else(|| IsaError::Missing(name.into()))
+    }
+}
+
+fn available_names() -> Vec<&'static str> {
+    Isa::available().into_iter().map(Isa::name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_to_their_tier() {
+        for isa in Isa::available() {
+            assert_eq!(isa.name().parse(), Ok(isa));
+        }
+    }
+
+    #[test]
+    fn other_names_are_errors() {
+        assert_eq!("avx".parse::<Isa>(), Err(IsaError::Unknown("avx".into())));
+        assert_eq!("".parse::<Isa>(), Err(IsaError::Unknown("".into())));
+        if Avx512::detect().is_none() {
+            assert_eq!("avx512".parse::<Isa>(), Err(IsaError::Missing("avx512".into())));
+        }
+    }
+
+    #[test]
+    fn the_last_tier_is_the_best() {
+        assert!(Isa::available().iter().all(|isa| isa.lanes() <= Isa::best().lanes()));
+    }
+}

@@ -1,0 +1,160 @@
+//! The few vector operations that every kernel is written in, and how a kernel gets compiled once a tier.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::Isa;
+
+/// A vector of f32 lanes of one tier.
+///
+/// # Safety
+/// Every function may be called only where the CPU has the tier's features; loads and stores touch `LANES` values
+/// from a pointer of any alignment.
+pub(crate) trait Vector: Copy {
+    /// Number of lanes.
+    const LANES: usize;
+
+    /// All lanes `value`.
+    unsafe fn splat(value: f32) -> Self;
+    /// Reads `LANES` values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Writes `LANES` values.
+    unsafe fn store(self, to: *mut f32);
+    /// `self * factor + addend`, with one rounding where the tier fuses.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// `self + other`.
+    unsafe fn add(self, other: Self) -> Self;
+    /// `self` limited to `[low, high]`; NaN stays NaN.
+    unsafe fn clamp(self, low: Self, high: Self) -> Self;
+    /// Bitwise and: `mask` has all bits set where a lane is kept and none where it becomes 0.
+    unsafe fn and(self, mask: Self) -> Self;
+}
+
+/// Work that is written over [`Vector`] and run by [`Isa::launch`].
+pub(crate) trait Kernel {
+    /// Does the work with vectors `V`. Must be `#[inline(always)]`, as must all it calls that uses `V`: only then is
+    /// it compiled with the tier's features.
+    ///
+    /// # Safety
+    /// The CPU must have the features of `V`, and the kernel's own contract must hold.
+    unsafe fn run<V: Vector>(&self);
+}
+
+impl Isa {
+    /// Runs `kernel` compiled for this tier.
+    ///
+    /// # Safety
+    /// The kernel's own contract must hold; that the CPU has the tier is what an `Isa` proves.
+    pub(crate) unsafe fn launch(self, kernel: &impl Kernel) {
+        match self {
+            // SAFETY: portable vectors need no feature; the rest is the caller's promise.
+            Isa::Scalar => unsafe { kernel.run::<Portable>() },
+            // SAFETY: the token proves AVX2 and FMA; the rest is the caller's promise.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => unsafe { x86::run_avx2(kernel) },
+            // SAFETY: the token proves AVX-512; the rest is the caller's promise.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => unsafe { x86::run_avx512(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2(_) | Isa::Avx512(_) => unreachable!("no token exists on this architecture"),
+        }
+    }
+}
+
+/// Four lanes in plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; 4]);
+
+impl Vector for Portable {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 4])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller gives four readable values.
+        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller gives four writable values.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] * factor.0[i] + addend.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, low: Self, high: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            let raised = if low.0[i] > self.0[i] { low.0[i] } else { self.0[i] };
+            if high.0[i] < raised { high.0[i] } else { raised }
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn and(self, mask: Self) -> Self {
+        Self(std::array::from_fn(|i| f32::from_bits(self.0[i].to_bits() & mask.0[i].to_bits())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs every operation on the values it finds and stores the results one after the other.
+    struct Operations {
+        input: [f32; 64],
+        output: std::cell::RefCell<Vec<f32>>,
+    }
+
+    impl Kernel for Operations {
+        #[inline(always)]
+        unsafe fn run<V: Vector>(&self) {
+            let mut out = vec![0.0f32; 64 * 4];
+            for start in (0..64).step_by(V::LANES) {
+                // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
+                unsafe {
+                    let x = V::load(self.input.as_ptr().add(start));
+                    let ones = V::splat(f32::from_bits(u32::MAX));
+                    x.mul_add(V::splat(2.0), V::splat(1.0)).store(out.as_mut_ptr().add(start));
+                    x.add(x).store(out.as_mut_ptr().add(64 + start));
+                    x.clamp(V::splat(0.0), V::splat(6.0)).store(out.as_mut_ptr().add(128 + start));
+                    x.and(ones).store(out.as_mut_ptr().add(192 + start));
+                }
+            }
+            *self.output.borrow_mut() = out;
+        }
+    }
+
+    #[test]
+    fn operations_mean_the_same_on_every_tier() {
+        let special = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -1e-40, 6.0, 6.5, -3.25, 0.1];
+        let input = std::array::from_fn(|i| special[i % special.len()]);
+        for isa in Isa::available() {
+            let kernel = Operations { input, output: Default::default() };
+            // SAFETY: the kernel touches only its own arrays.
+            unsafe { isa.launch(&kernel) };
+            let out = kernel.output.into_inner();
+            for (i, x) in input.into_iter().enumerate() {
+                let expected = [x * 2.0 + 1.0, x + x, if x.is_nan() { x } else { x.max(0.0).min(6.0) }, x];
+                for (k, expected) in expected.into_iter().enumerate() {
+                    let found = out[k * 64 + i];
+                    let same = found == expected || (found.is_nan() && expected.is_nan());
+                    assert!(same, "{isa}, operation {k} of {x}: {found}, expected {expected}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The vectors of x86-64.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Vector};
+
+/// # Safety
+/// The CPU must have AVX2 and FMA, and the kernel's contract must hold.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run_avx2(kernel: &impl Kernel) {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<F32x8>() }
+}
+
+/// # Safety
+/// The CPU must have AVX-512 F, BW, DQ and VL, AVX2 and FMA, and the kernel's contract must hold.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+pub(super) unsafe fn run_avx512(kernel: &impl Kernel) {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<F32x16>() }
+}
+
+/// Eight lanes, AVX2 and FMA.
+#[derive(Clone, Copy)]
+struct F32x8(__m256);
+
+/// Sixteen lanes, AVX-512.
+#[derive(Clone, Copy)]
+struct F32x16(__m512);
+
+impl Vector for F32x8 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller promises AVX2.
+        Self(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises AVX2 and eight readable values.
+        Self(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises AVX2 and eight writable values.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: the caller promises FMA.
+        Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, addend.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller promises AVX2.
+        Self(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, low: Self, high: Self) -> Self {
+        // SAFETY: the caller promises AVX2. Both return their second operand where one is NaN.
+        Self(unsafe { _mm256_min_ps(high.0, _mm256_max_ps(low.0, self.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn and(self, mask: Self) -> Self {
+        // SAFETY: the caller promises AVX2.
+        Self(unsafe { _mm256_and_ps(self.0, mask.0) })
+    }
+}
+
+impl Vector for F32x16 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises AVX-512 and sixteen readable values.
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises AVX-512 and sixteen writable values.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, low: Self, high: Self) -> Self {
+        // SAFETY: the caller promises AVX-512. Both return their second operand where one is NaN.
+        Self(unsafe { _mm512_min_ps(high.0, _mm512_max_ps(low.0, self.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn and(self, mask: Self) -> Self {
+        // SAFETY: the caller promises AVX-512 DQ.
+        Self(unsafe { _mm512_and_ps(self.0, mask.0) })
+    }
+}
