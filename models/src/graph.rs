@@ -110,6 +110,18 @@ impl Graph {
         let prunable = self.parameters.iter().filter(|p| p.role.is_prunable());
         prunable.map(|p| p.shape.iter().product::<usize>()).sum()
     }
+
+    /// Multiply-adds of all Conv and Gemm nodes for one image, with dense weights: a weight of a convolution counts once
+    /// for each output position.
+    pub fn macs(&self) -> u64 {
+        let macs = self.nodes.iter().enumerate().map(|(index, node)| {
+            let specs = node.op.parameters(self.shape(node.inputs[0]));
+            let weights = specs.iter().filter(|p| p.role.is_prunable()).map(|p| p.shape.iter().product::<usize>());
+            let positions = self.shape(index + 1)[1..].iter().product::<usize>();
+            weights.sum::<usize>() as u64 * positions as u64
+        });
+        macs.fold(0, u64::saturating_add)
+    }
 }
 
 impl TryFrom<Description> for Graph {
@@ -149,6 +161,9 @@ impl GraphBuilder {
     pub fn push(&mut self, node: Node) -> Result<ValueId, GraphError> {
         let graph = &mut self.graph;
         let error = |problem| GraphError { node: node.name.clone(), op: node.op.name().into(), problem };
+        if graph.nodes.is_empty() {
+            check_input(graph.input_shape()).map_err(error)?;
+        }
         if let Some(value) = node.inputs.iter().find(|v| **v >= graph.shapes.len()) {
             return Err(error(format!("reads value {value}, which does not come before it")));
         }
@@ -193,14 +208,17 @@ impl GraphBuilder {
 
     /// The finished graph; its output is the last node's.
     pub fn finish(self) -> Result<Graph, GraphError> {
-        let error = |problem: &str| GraphError { node: String::new(), op: "graph".into(), problem: problem.into() };
-        match self.graph.input_shape() {
-            [c, h, w] if [c, h, w].iter().all(|d| (1..=1 << 16).contains(*d)) => {}
-            _ => return Err(error("input must be [channels, height, width], each 1 to 65536")),
-        }
         if self.graph.nodes.is_empty() {
-            return Err(error("has no nodes"));
+            let problem = "has no nodes, expected at least one".into();
+            return Err(GraphError { node: self.graph.name, op: "graph".into(), problem });
         }
         Ok(self.graph)
+    }
+}
+
+fn check_input(shape: &[usize]) -> Result<(), String> {
+    match shape {
+        [_, _, _] if shape.iter().all(|d| (1..=1 << 16).contains(d)) => Ok(()),
+        _ => Err(format!("the network's input must be [channels, height, width], each 1 to 65536, got {shape:?}")),
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// 2-D convolution, NCHW, weight `[out_channels, in_channels / groups, kernel[0], kernel[1]]` (ONNX `Conv`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Conv {
     /// Parameter name of the weight.
     pub weight: String,
@@ -28,6 +29,7 @@ pub struct Conv {
 /// In training, mean and variance are those of the batch, and the running ones move towards them by `momentum`
 /// (PyTorch's meaning: `running = (1 - momentum) running + momentum batch`, unbiased variance).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BatchNormalization {
     /// Parameter name of the scale (gamma, PyTorch `weight`).
     pub scale: String,
@@ -45,6 +47,7 @@ pub struct BatchNormalization {
 
 /// Clamp to `[min, max]` (ONNX `Clip`); ReLU6 is `Clip { min: 0.0, max: 6.0 }`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Clip {
     /// Lower bound.
     pub min: f32,
@@ -54,6 +57,7 @@ pub struct Clip {
 
 /// Window of a max or average pooling (ONNX `MaxPool`, `AveragePool`; floor mode).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pool {
     /// Window height and width.
     pub kernel: [usize; 2],
@@ -65,6 +69,7 @@ pub struct Pool {
 
 /// Linear layer `x W' + b`, weight `[out_features, in_features]` (ONNX `Gemm` with `transB = 1`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Gemm {
     /// Parameter name of the weight.
     pub weight: String,
@@ -203,8 +208,17 @@ impl Op {
         }
         let input = inputs[0];
         match self {
-            Self::Relu | Self::Clip(_) | Self::Identity => Ok(input.to_vec()),
-            Self::BatchNormalization(_) => image(input).map(|_| input.to_vec()),
+            Self::Relu | Self::Identity => Ok(input.to_vec()),
+            Self::Clip(c) if c.min.is_finite() && c.max.is_finite() && c.min <= c.max => Ok(input.to_vec()),
+            Self::Clip(c) => Err(format!("bounds {} to {} must be finite and in order", c.min, c.max)),
+            Self::BatchNormalization(n) => {
+                image(input)?;
+                if !(n.epsilon > 0.0 && n.epsilon.is_finite() && (0.0..=1.0).contains(&n.momentum)) {
+                    let (e, m) = (n.epsilon, n.momentum);
+                    return Err(format!("epsilon {e} must be positive and momentum {m} between 0 and 1"));
+                }
+                Ok(input.to_vec())
+            }
             Self::Conv(c) => {
                 let [channels, height, width] = image(input)?;
                 if c.groups == 0 || channels % c.groups != 0 || c.out_channels % c.groups != 0 || c.out_channels == 0 {
