@@ -7,6 +7,7 @@ mod graph;
 mod model;
 mod op;
 pub mod passes;
+pub mod zoo;
 
 pub use graph::{Graph, GraphBuilder, GraphError, Node, ValueId};
 pub use model::{Model, ModelError};
