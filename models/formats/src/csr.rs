@@ -122,7 +122,7 @@ impl CsrMatrix {
         values: Vec<f32>,
     ) -> Result<Self, CsrError> {
         let max = i32::MAX as usize;
-        if rows >= max || cols > max || rows.checked_mul(cols).is_none() {
+        if rows >= max || cols > max || rows.checked_mul(cols).is_none_or(|size| size > max) {
             return Err(CsrError::TooLarge { rows, cols });
         }
         if crow_indices.len() != rows + 1 {
@@ -162,7 +162,7 @@ impl CsrMatrix {
     /// Compresses a dense tensor, seen as `[shape[0], product of the rest]`; exact zeros (of either sign) are dropped.
     pub fn from_dense(tensor: &Tensor) -> Result<Self, CsrError> {
         let rows = tensor.shape().first().copied().unwrap_or(1);
-        let cols = if rows == 0 { 0 } else { tensor.len() / rows };
+        let cols = tensor.len().checked_div(rows).unwrap_or(0);
         if i32::try_from(tensor.len()).is_err() {
             return Err(CsrError::TooLarge { rows, cols });
         }
@@ -231,3 +231,6 @@ impl CsrMatrix {
         &self.values
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,10 +3,17 @@
 //! Everything read is validated once, here, into types with private fields; everything written goes through one
 //! atomic writer. No other crate parses bytes from outside.
 
+mod atomic;
+mod container;
 mod csr;
+pub mod csr_file;
+pub mod dense;
 mod error;
+mod header;
+pub mod onnx;
 mod tensor;
 
+pub use atomic::write_atomic;
 pub use csr::{CsrError, CsrMatrix};
 pub use error::{Error, ErrorKind, Result};
 pub use tensor::{Tensor, TensorMap};

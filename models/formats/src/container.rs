@@ -1,0 +1,88 @@
+//! A safetensors file as raw tensors: the base of the dense and the CSR layout.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+
+use crate::header::{Header, MAX_HEADER};
+use crate::{Error, Result, write_atomic};
+
+/// Bytes of one tensor, little-endian and row-major, with the type and shape that they have been checked to fill.
+pub(crate) struct RawTensor<'a> {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Cow<'a, [u8]>,
+}
+
+/// Reads a whole file; each tensor is given to `take` in the order of its bytes. Returns the metadata.
+pub(crate) fn read(
+    path: &Path,
+    mut take: impl FnMut(RawTensor<'static>) -> Result<()>,
+) -> Result<BTreeMap<String, String>> {
+    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let found = file.metadata().map_err(|e| Error::io(path, "read", e))?;
+    if !found.is_file() {
+        return Err(Error::malformed(path, "is not a regular file"));
+    }
+    let mut file = BufReader::with_capacity(1 << 18, file);
+    let short = || Error::malformed(path, format!("{} bytes are too short for a safetensors file", found.len()));
+    let after_length = found.len().checked_sub(8).ok_or_else(short)?;
+    let mut length = [0; 8];
+    read_exact(path, &mut file, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER as u64 {
+        return Err(Error::malformed(path, format!("header of {length} bytes, at most {MAX_HEADER} are allowed")));
+    }
+    let Some(data_len) = after_length.checked_sub(length) else {
+        let problem = format!("header of {length} bytes in {after_length} bytes: truncated, or not a safetensors file");
+        return Err(Error::malformed(path, problem));
+    };
+    let mut json = vec![0; length as usize];
+    read_exact(path, &mut file, &mut json)?;
+    let header = Header::parse(&json, data_len).map_err(|problem| Error::malformed(path, problem))?;
+    for (name, TensorInfo { dtype, shape, data_offsets: (start, stop) }) in header.tensors {
+        let mut bytes = vec![0; stop - start];
+        read_exact(path, &mut file, &mut bytes)?;
+        take(RawTensor { name, dtype, shape, bytes: bytes.into() })?;
+    }
+    Ok(header.metadata)
+}
+
+fn read_exact(path: &Path, file: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
+    file.read_exact(bytes).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => Error::malformed(path, "was truncated while it was read"),
+        _ => Error::io(path, "read", e),
+    })
+}
+
+/// Writes tensors by descending alignment, then name: the same tensors always give the same bytes.
+pub(crate) fn write(path: &Path, mut tensors: Vec<RawTensor<'_>>, metadata: BTreeMap<String, String>) -> Result<()> {
+    tensors.sort_by(|a, b| (Reverse(a.dtype), &a.name).cmp(&(Reverse(b.dtype), &b.name)));
+    let mut end = 0;
+    let place = |tensor: &RawTensor| {
+        let start = end;
+        end += tensor.bytes.len();
+        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
+        (tensor.name.clone(), info)
+    };
+    let json = Header { tensors: tensors.iter().map(place).collect(), metadata }.encode();
+    let problem = match Header::parse(&json, end as u64) {
+        Ok(_) if json.len() > MAX_HEADER => Some(format!("header of {} bytes", json.len())),
+        checked => checked.err(),
+    };
+    if let Some(problem) = problem {
+        return Err(Error::unsupported(path, format!("not written, because it could not be read: {problem}")));
+    }
+    write_atomic(path, |file| {
+        file.write_all(&(json.len() as u64).to_le_bytes())?;
+        file.write_all(&json)?;
+        tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
+    })
+}
