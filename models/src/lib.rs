@@ -3,6 +3,7 @@
 //! A network is data. `sr2-train` interprets the graph forward and backward, `sr2-export` rewrites and writes it,
 //! `sr2-infer` compiles it to a plan; none of them knows the others.
 
+pub mod checkpoint;
 mod graph;
 mod model;
 mod op;
