@@ -2,3 +2,7 @@
 
 pub mod executor;
 pub mod layout;
+pub mod penalty;
+pub mod schedule;
+pub mod sr2;
+pub mod trial;

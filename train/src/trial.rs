@@ -1,0 +1,138 @@
+//! The trial step: a proximal step from the current point, and the decrease that the model predicts for it.
+
+use std::ops::Range;
+
+use crate::penalty::Penalty;
+
+/// What is minimised around the current point: the penalty on which coordinates, and in which metric.
+#[derive(Debug, Clone, Copy)]
+pub struct ProximalModel<'a> {
+    /// The penalty `h`.
+    pub penalty: Penalty,
+    /// Weight of the penalty.
+    pub lambda: f64,
+    /// The scalar metric.
+    pub sigma: f64,
+    /// Ranges of the flat vectors that hold prunable weights, ascending; the rest is outside `h`.
+    pub prunable: &'a [Range<usize>],
+}
+
+/// Sums over the step `s` of a trial.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Trial {
+    /// `v's` with the direction `v`.
+    pub direction_slope: f64,
+    /// `g's` with the gradient `g`.
+    pub gradient_slope: f64,
+    /// `lambda (h(x) - h(x+s))`.
+    pub penalty_decrease: f64,
+    /// `s's`.
+    pub squared_step: f64,
+    /// Most that rounding the trial point to f32 can change the predicted decrease by.
+    pub rounding: f64,
+}
+
+impl Trial {
+    /// Predicted decrease `-v's + lambda (h(x) - h(x+s))` of the model that made the step. At an exact prox it is at
+    /// least `sigma/2 s's` (the step is no worse than standing still).
+    pub fn model_decrease(&self) -> f64 {
+        self.penalty_decrease - self.direction_slope
+    }
+
+    /// Predicted decrease `-g's + lambda (h(x) - h(x+s))` with the batch's own gradient; of either sign.
+    pub fn batch_decrease(&self) -> f64 {
+        self.penalty_decrease - self.gradient_slope
+    }
+}
+
+impl ProximalModel<'_> {
+    /// Writes `x + s = prox_{lambda h / sigma}(x - v/sigma)` into `trial`; coordinates outside `h` take `s = -v/sigma`.
+    ///
+    /// Computed in f64 and rounded once, so a zero of the prox is an exact zero; all sums are f64, in order.
+    ///
+    /// # Panics
+    /// If the four vectors differ in length.
+    pub fn propose(&self, x: &[f32], gradient: &[f32], direction: &[f32], trial: &mut [f32]) -> Trial {
+        let lengths = [gradient.len(), direction.len(), trial.len()];
+        assert_eq!(lengths, [x.len(); 3], "gradient, direction and trial for {} parameters", x.len());
+        let mut sums = Trial::default();
+        let inverse = 1.0 / self.sigma;
+        let half_ulp = f64::from(f32::EPSILON) / 2.0;
+        let mut move_range = |range: Range<usize>, penalised: bool| {
+            let lambda = if penalised { self.lambda } else { 0.0 };
+            let mut penalty_sum = 0.0;
+            for i in range {
+                let v = f64::from(direction[i]);
+                let z = f64::from(x[i]) - v * inverse;
+                let exact = if penalised { self.penalty.prox(z, lambda, self.sigma) } else { z };
+                let moved = exact as f32;
+                trial[i] = moved;
+                let s = f64::from(moved) - f64::from(x[i]);
+                sums.direction_slope += v * s;
+                sums.gradient_slope += f64::from(gradient[i]) * s;
+                sums.squared_step += s * s;
+                sums.rounding += (half_ulp * exact.abs() + f64::from(f32::MIN_POSITIVE)) * (v.abs() + lambda);
+                if penalised {
+                    penalty_sum += self.penalty.value(x[i]) - self.penalty.value(moved);
+                }
+            }
+            sums.penalty_decrease += lambda * penalty_sum;
+        };
+        let mut free = 0;
+        for range in self.prunable {
+            move_range(free..range.start, false);
+            move_range(range.clone(), true);
+            free = range.end;
+        }
+        move_range(free..x.len(), false);
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn point() -> impl Strategy<Value = Vec<(f32, f32)>> {
+        let weight = prop_oneof![Just(0.0f32), -1.0..1.0f32, -1e-3..1e-3f32];
+        prop::collection::vec((weight, -2.0..2.0f32), 1..40)
+    }
+
+    proptest! {
+        /// xi >= sigma/2 s's up to the stated rounding, for both penalties and sigma from tiny to huge.
+        #[test]
+        fn step_is_no_worse_than_none(
+            point in point(), l1: bool, lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
+        ) {
+            let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
+            let penalty = if l1 { Penalty::L1 } else { Penalty::L0 };
+            let prunable = [0..x.len() / 2];
+            let model = ProximalModel { penalty, lambda, sigma: 10f64.powf(exponent), prunable: &prunable };
+            let mut moved = vec![0.0; x.len()];
+            let trial = model.propose(&x, &v, &v, &mut moved);
+            let bound = model.sigma / 2.0 * trial.squared_step;
+            let slack = 2.0 * trial.rounding + 1e-12 * bound;
+            prop_assert!(trial.model_decrease() >= bound - slack, "{trial:?} {bound} {slack}");
+            prop_assert!(slack <= 1e-5 * (1.0 + bound), "the bound says something: {slack}");
+        }
+    }
+
+    #[test]
+    fn only_prunable_ranges_are_pruned() {
+        let model = ProximalModel { penalty: Penalty::L0, lambda: 1.0, sigma: 1.0, prunable: &[1..2, 3..4] };
+        let x = [0.5f32; 5];
+        let mut moved = [9.0f32; 5];
+        let trial = model.propose(&x, &[0.0; 5], &[0.0; 5], &mut moved);
+        assert_eq!(moved, [0.5, 0.0, 0.5, 0.0, 0.5]);
+        assert_eq!(trial.penalty_decrease, 2.0);
+        assert_eq!(trial.squared_step, 0.5);
+    }
+
+    #[test]
+    fn a_nan_gradient_shows_in_the_sums() {
+        let model = ProximalModel { penalty: Penalty::L0, lambda: 1.0, sigma: 1.0, prunable: &[0..1] };
+        let trial = model.propose(&[0.5], &[f32::NAN], &[f32::NAN], &mut [0.0]);
+        assert!(trial.model_decrease().is_nan());
+    }
+}
