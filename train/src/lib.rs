@@ -1,5 +1,6 @@
 //! Training: data, proximal operators, SR2, the loop and its run folders.
 
+pub mod data;
 pub mod executor;
 pub mod layout;
 pub mod penalty;
