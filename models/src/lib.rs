@@ -5,9 +5,11 @@
 
 pub mod checkpoint;
 mod graph;
+pub mod initialisation;
 mod model;
 mod op;
 pub mod passes;
+pub mod reference;
 pub mod zoo;
 
 pub use graph::{Graph, GraphBuilder, GraphError, Node, ValueId};

@@ -1,0 +1,137 @@
+//! The network's arithmetic in plain loops: slow, and the measure of everything faster.
+
+use crate::{BatchNormalization, Clip, Conv, Gemm, Model, Node, Op, Pool};
+
+/// Logits `[count, classes]` of `images` (`[count, C, H, W]`, row-major), batch norm with the running statistics.
+///
+/// Values between nodes are f32; every sum is taken in f64. NaN and infinities propagate as in IEEE arithmetic,
+/// except that ReLU, clamp and maximum drop a NaN as [`f32::max`] does.
+///
+/// # Panics
+/// If `images` does not hold `count` images.
+pub fn logits(model: &Model, images: &[f32], count: usize) -> Vec<f32> {
+    let size: usize = model.graph().input_shape().iter().product();
+    assert_eq!(images.len(), count * size, "{count} images of shape {:?}", model.graph().input_shape());
+    images.chunks_exact(size).flat_map(|image| image_logits(model, image)).collect()
+}
+
+fn image_logits(model: &Model, image: &[f32]) -> Vec<f32> {
+    let graph = model.graph();
+    let last_reads = graph.last_reads();
+    let mut values = vec![image.to_vec()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        values.push(evaluate(model, node, &values, graph.shape(index + 1)));
+        for &value in node.inputs.iter().filter(|v| last_reads[**v] == Some(index)) {
+            values[value] = Vec::new();
+        }
+    }
+    values.pop().expect("a graph has nodes")
+}
+
+fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &[usize]) -> Vec<f32> {
+    let x = &values[node.inputs[0]];
+    let x_shape = model.graph().shape(node.inputs[0]);
+    match &node.op {
+        Op::Conv(c) => convolve(model, c, x, x_shape, shape),
+        Op::BatchNormalization(n) => normalise(model, n, x, x_shape),
+        Op::Relu => x.iter().map(|v| v.max(0.0)).collect(),
+        Op::Clip(Clip { min, max }) => x.iter().map(|v| v.max(*min).min(*max)).collect(),
+        Op::Add => x.iter().zip(&values[node.inputs[1]]).map(|(a, b)| a + b).collect(),
+        Op::Concat => node.inputs.iter().flat_map(|v| values[*v].iter().copied()).collect(),
+        Op::MaxPool(p) => pool(p, x, x_shape, shape, |window| window.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
+        Op::AveragePool(p) => pool(p, x, x_shape, shape, mean),
+        Op::GlobalAveragePool => x.chunks_exact(x_shape[1] * x_shape[2]).map(mean).collect(),
+        Op::Gemm(g) => linear(model, g, x),
+        Op::Softmax => softmax(x),
+        Op::Flatten | Op::Identity => x.clone(),
+    }
+}
+
+/// `y[o, r, c] = bias[o] + sum over i, u, v of weight[o, i, u, v] x[i, r s + u d - top, c s + v d - left]`, where places
+/// outside the image are 0 and `i` runs over the input channels of `o`'s group.
+fn convolve(model: &Model, c: &Conv, x: &[f32], x_shape: &[usize], shape: &[usize]) -> Vec<f32> {
+    let (height, width) = (x_shape[1], x_shape[2]);
+    let (rows, columns) = (shape[1], shape[2]);
+    let weight = model.parameter(&c.weight).data();
+    let group_inputs = x_shape[0] / c.groups;
+    let group_outputs = c.out_channels / c.groups;
+    let mut y = Vec::with_capacity(c.out_channels * rows * columns);
+    for o in 0..c.out_channels {
+        let mut sums = vec![c.bias.as_ref().map_or(0.0, |b| f64::from(model.parameter(b).data()[o])); rows * columns];
+        for i in 0..group_inputs {
+            let channel = o / group_outputs * group_inputs + i;
+            let plane = &x[channel * height * width..(channel + 1) * height * width];
+            for u in 0..c.kernel[0] {
+                for v in 0..c.kernel[1] {
+                    let w = weight[((o * group_inputs + i) * c.kernel[0] + u) * c.kernel[1] + v];
+                    for row in 0..rows {
+                        let Some(in_row) = source(row, c.stride[0], u * c.dilation[0], c.pads[0], height) else {
+                            continue;
+                        };
+                        for column in 0..columns {
+                            if let Some(in_column) = source(column, c.stride[1], v * c.dilation[1], c.pads[1], width) {
+                                let value = plane[in_row * width + in_column];
+                                sums[row * columns + column] += f64::from(w) * f64::from(value);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        y.extend(sums.into_iter().map(|s| s as f32));
+    }
+    y
+}
+
+/// The place in an axis of `size` that position `out` of the output reads at `offset` in its window, if inside.
+fn source(out: usize, stride: usize, offset: usize, pad: usize, size: usize) -> Option<usize> {
+    (out * stride + offset).checked_sub(pad).filter(|place| *place < size)
+}
+
+fn normalise(model: &Model, n: &BatchNormalization, x: &[f32], x_shape: &[usize]) -> Vec<f32> {
+    let [scale, shift, mean, var] = [&n.scale, &n.shift, &n.mean, &n.var].map(|name| model.parameter(name).data());
+    let planes = x.chunks_exact(x_shape[1] * x_shape[2]).enumerate();
+    let normalised = planes.flat_map(|(channel, plane)| {
+        let deviation = (f64::from(var[channel]) + f64::from(n.epsilon)).sqrt();
+        plane.iter().map(move |v| {
+            let centred = f64::from(*v) - f64::from(mean[channel]);
+            (f64::from(scale[channel]) * centred / deviation + f64::from(shift[channel])) as f32
+        })
+    });
+    normalised.collect()
+}
+
+/// `reduce` over the places of each window that lie inside the image.
+fn pool(p: &Pool, x: &[f32], x_shape: &[usize], shape: &[usize], reduce: impl Fn(&[f32]) -> f32) -> Vec<f32> {
+    let (height, width) = (x_shape[1], x_shape[2]);
+    let mut y = Vec::with_capacity(shape.iter().product());
+    for plane in x.chunks_exact(height * width) {
+        for row in 0..shape[1] {
+            for column in 0..shape[2] {
+                let in_rows = (0..p.kernel[0]).filter_map(|u| source(row, p.stride[0], u, p.pads[0], height));
+                let in_columns = || (0..p.kernel[1]).filter_map(|v| source(column, p.stride[1], v, p.pads[1], width));
+                let places = in_rows.flat_map(|r| in_columns().map(move |c| r * width + c));
+                y.push(reduce(&places.map(|place| plane[place]).collect::<Vec<_>>()));
+            }
+        }
+    }
+    y
+}
+
+fn mean(values: &[f32]) -> f32 {
+    (values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64) as f32
+}
+
+fn linear(model: &Model, g: &Gemm, x: &[f32]) -> Vec<f32> {
+    let bias = |o: usize| g.bias.as_ref().map_or(0.0, |b| f64::from(model.parameter(b).data()[o]));
+    let rows = model.parameter(&g.weight).data().chunks_exact(x.len()).enumerate();
+    let dot = |row: &[f32]| row.iter().zip(x).map(|(w, v)| f64::from(*w) * f64::from(*v)).sum::<f64>();
+    rows.map(|(o, row)| (bias(o) + dot(row)) as f32).collect()
+}
+
+fn softmax(x: &[f32]) -> Vec<f32> {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponentials: Vec<f64> = x.iter().map(|v| f64::from(v - largest).exp()).collect();
+    let total: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|e| (e / total) as f32).collect()
+}
