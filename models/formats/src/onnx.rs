@@ -184,7 +184,7 @@ fn half_bits(path: &Path, tensor: &TensorProto, len: usize) -> Result<Vec<u16>> 
 
 fn wrong_type(path: &Path, tensor: &TensorProto, expected: &str) -> Error {
     let found = DataType::try_from(tensor.data_type());
-    let found = found.map_or_else(|n| n.to_string(), |t| t.as_str_name().into());
+    let found = found.map_or_else(|_| format!("of type {}", tensor.data_type()), |t| t.as_str_name().into());
     Error::unsupported(path, format!("{} is {found}, expected {expected}", label(tensor)))
 }
 
