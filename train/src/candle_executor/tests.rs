@@ -1,0 +1,125 @@
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use sr2_formats::{Tensor, TensorMap};
+use sr2_models::{Model, Node};
+
+use super::*;
+use crate::layout::{flatten, unflatten};
+
+#[derive(Deserialize)]
+struct Stored {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+/// What PyTorch computes for a network of every operator; see `tests/reference/every_operator.py`.
+#[derive(Deserialize)]
+struct Reference {
+    graph: Graph,
+    parameters: BTreeMap<String, Stored>,
+    images: Vec<f32>,
+    labels: Vec<u32>,
+    loss: f64,
+    correct: usize,
+    gradient: BTreeMap<String, Stored>,
+    buffers_after: BTreeMap<String, Stored>,
+    logits_after: Vec<f32>,
+}
+
+fn tensors(stored: BTreeMap<String, Stored>) -> TensorMap {
+    stored.into_iter().map(|(name, t)| (name, Tensor::new(t.shape, t.data))).collect()
+}
+
+/// Largest difference from PyTorch in double precision, relative to the largest value of the tensor.
+const CLOSE: f32 = 2e-5;
+
+fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= CLOSE * scale, "{what}[{i}] is {f}, expected {e}, scale {scale}");
+    }
+}
+
+fn setup() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
+    let mut reference: Reference = serde_json::from_str(include_str!("../../tests/reference/every_operator.json"))
+        .expect("the reference is valid");
+    let parameters = tensors(std::mem::take(&mut reference.parameters));
+    let model = Model::try_new(reference.graph.clone(), parameters).unwrap();
+    let layout = ParameterLayout::new(model.graph());
+    let flat = flatten(layout.trainable(), model.parameters());
+    let buffers = flatten(layout.buffers(), model.parameters());
+    let executor = CandleExecutor::new(reference.graph.clone(), buffers, DeviceKind::Cpu).unwrap();
+    let batch = Batch { images: reference.images.clone(), labels: reference.labels.clone() };
+    (reference, executor, flat, batch)
+}
+
+#[test]
+fn loss_gradient_and_running_statistics_are_pytorchs() {
+    let (reference, mut executor, flat, batch) = setup();
+    let mut gradient = vec![f32::NAN; flat.len()];
+    let result = executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap();
+    assert!((result.loss - reference.loss).abs() < 1e-6 * reference.loss, "{} {}", result.loss, reference.loss);
+    assert_eq!(result.correct, reference.correct);
+    let expected = tensors(reference.gradient);
+    for (name, tensor) in unflatten(executor.layout().trainable(), &gradient) {
+        assert_close(&name, tensor.data(), expected[&name].data());
+    }
+    let expected = tensors(reference.buffers_after);
+    for (name, tensor) in unflatten(executor.layout().buffers(), &executor.buffers()) {
+        assert_close(&name, tensor.data(), expected[&name].data());
+    }
+    let logits = executor.logits(&flat, &batch.images, batch.labels.len()).unwrap();
+    assert_close("logits", &logits, &reference.logits_after);
+}
+
+#[test]
+fn trial_losses_equal_training_losses_and_move_nothing() {
+    let (_, mut executor, flat, batch) = setup();
+    let before = executor.buffers();
+    let trial = executor.loss(&flat, &batch).unwrap();
+    assert_eq!(executor.buffers(), before);
+    let mut gradient = vec![0.0; flat.len()];
+    assert_eq!(executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap(), trial);
+    assert_ne!(executor.buffers(), before);
+}
+
+#[test]
+fn the_same_call_gives_the_same_bits() {
+    let (_, mut executor, flat, batch) = setup();
+    let mut gradients = [vec![0.0; flat.len()], vec![0.0; flat.len()]];
+    for gradient in &mut gradients {
+        executor.loss_and_gradient(&flat, &batch, gradient).unwrap();
+    }
+    assert_eq!(gradients[0], gradients[1]);
+}
+
+#[test]
+fn relu_has_gradient_zero_at_zero() {
+    let x = Var::from_slice(&[-1f32, 0.0, 2.0], 3, &Device::Cpu).unwrap();
+    let y = ops::apply(&Op::Relu, &[x.as_tensor().clone()], &HashMap::new()).unwrap();
+    assert_eq!(y.to_vec1::<f32>().unwrap(), [0.0, 0.0, 2.0]);
+    let gradients = y.sum_all().unwrap().backward().unwrap();
+    assert_eq!(gradients.get(&x).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn graphs_that_cannot_be_trained_are_refused_by_node() {
+    let node = |op| Node { name: "last".into(), op, inputs: vec![1] };
+    let flat = Node { name: "flat".into(), op: Op::Flatten, inputs: vec![0] };
+    let graph = Graph::try_new("odd", &[3, 2, 2], vec![flat, node(Op::Softmax)]).unwrap();
+    let error = CandleExecutor::new(graph, vec![], DeviceKind::Cpu).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "candle executor: node \"last\" (Softmax): the loss takes logits; end the network before Softmax"
+    );
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn cuda_without_the_feature_is_an_error() {
+    let (reference, executor, ..) = setup();
+    let error = CandleExecutor::new(reference.graph, executor.buffers(), DeviceKind::Cuda).unwrap_err().to_string();
+    assert!(error.contains("feature `cuda`"), "{error}");
+}
