@@ -1,8 +1,29 @@
 //! SIMD kernels with portable twins, one tier an instruction set, behind safe descriptors.
 //!
-//! This is the only crate of the project with `unsafe` code.
+//! A [`ProgramBuilder`] checks each step against the buffers it works on; the [`Program`] it makes runs them many times,
+//! on many threads, without allocating. This is the only crate of the project with `unsafe` code.
 
+mod arena;
+mod arrange;
+mod builder;
+mod dense_conv;
 mod isa;
+mod linear;
+mod plane;
+mod pointwise;
+mod pooling;
+mod program;
 mod simd;
+mod softmax;
+mod sparse_conv;
+mod step;
+mod team;
+mod transfer;
+mod window;
 
+pub use builder::{BufferId, Conv, NO_CLIP, ProgramBuilder};
 pub use isa::{Avx2, Avx512, Isa, IsaError};
+pub use plane::Plane;
+pub use pooling::Pooling;
+pub use program::{Buffer, Program, Weights};
+pub use window::Window;

@@ -1,0 +1,367 @@
+//! Builds programs: every step is checked here, against buffers that are laid out here.
+
+use std::ops::Range;
+
+use sr2_formats::CsrMatrix;
+
+use crate::Isa;
+use crate::arrange::ArrangeStep;
+use crate::dense_conv::{BLOCK, Block, DenseConv};
+use crate::linear::{Linear, LinearWeights};
+use crate::plane::{ALIGN, odd_lines};
+use crate::pointwise::Pointwise;
+use crate::pooling::{GlobalAverage, Pool, Pooling};
+use crate::program::{Buffer, Program, Step, Weights};
+use crate::softmax::Softmax;
+use crate::sparse_conv::{MAX_TILE, SparseConv, Tap};
+use crate::transfer::{Export, Flatten, Import};
+use crate::window::{Source, Window};
+
+/// Index of a buffer in the list the builder was made with.
+pub type BufferId = usize;
+
+/// No limit on a step's results.
+pub const NO_CLIP: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
+
+/// What a convolution does beside multiplying with its weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv<'a> {
+    /// The window.
+    pub window: Window,
+    /// Number of groups; as many as input channels for a depthwise convolution.
+    pub groups: usize,
+    /// Added to each output channel.
+    pub bias: Option<&'a [f32]>,
+    /// Added to the result, of the same layout.
+    pub residual: Option<BufferId>,
+    /// The result is limited to `[low, high]`, last.
+    pub clip: [f32; 2],
+}
+
+/// Collects the steps of a [`Program`]. Every method returns the range of steps it appended.
+///
+/// Methods panic where a step does not fit its buffers: which steps to run is the caller's choice, never a file's.
+#[derive(Debug)]
+pub struct ProgramBuilder {
+    pub(crate) isa: Isa,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) lanes: usize,
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    buffers: Vec<(usize, Buffer)>,
+    scratch: usize,
+    scratch_values: usize,
+}
+
+/// Bytes of one tile's input that should stay in the first-level cache, which holds 32 KiB or more.
+const TILE_BYTES: usize = 20 << 10;
+
+/// A block of input channels must give an output channel this many non-zeros to pay for its pass over the sums.
+const TAPS_OF_BLOCK: usize = 10;
+
+/// Cost of starting and storing a row's tile, in taps.
+const ROW_COST: u64 = 3;
+
+impl ProgramBuilder {
+    /// A builder over these buffers, whose planes all have 1 lane or all as many as the tier's vectors.
+    pub fn new(isa: Isa, buffers: &[Buffer]) -> Self {
+        let lanes = buffers.first().expect("a program has buffers").plane.lanes();
+        assert!(lanes == 1 || lanes == isa.lanes(), "{lanes} lanes a position on {isa}, expected 1 or {}", isa.lanes());
+        let mut next = 0;
+        let mut laid = Vec::with_capacity(buffers.len());
+        for buffer in buffers {
+            assert_eq!(buffer.plane.lanes(), lanes, "buffers must agree on the lanes of a position");
+            laid.push((next, *buffer));
+            next += odd_lines(buffer.channels * buffer.plane.stride() + ALIGN);
+        }
+        Self { isa, steps: Vec::new(), lanes, input: 0, output: 0, buffers: laid, scratch: next, scratch_values: 0 }
+    }
+
+    /// Makes the program, with `threads` threads (the caller's included) and memory for batches of `batch`.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn build(self, threads: usize, batch: usize) -> std::io::Result<Program> {
+        assert!(threads > 0, "a program needs a thread");
+        Program::new(self, threads, batch)
+    }
+
+    /// Values of an arena: all buffers, the scratch, and a vector that may be read past them.
+    pub(crate) fn arena_values(&self) -> usize {
+        self.scratch + self.scratch_values + ALIGN
+    }
+
+    /// Copies the images into `y`.
+    pub fn import(&mut self, y: BufferId) -> Range<usize> {
+        let (y_start, Buffer { plane, channels }) = self.buffers[y];
+        self.input = channels * plane.height() * plane.width();
+        self.push(Step::Import(Import { y: plane, y_start, channels }))
+    }
+
+    /// Copies `x` to the outputs.
+    pub fn export(&mut self, x: BufferId) -> Range<usize> {
+        let (x_start, Buffer { plane, channels }) = self.buffers[x];
+        self.output = channels * plane.height() * plane.width();
+        self.push(Step::Export(Export { x: plane, x_start, channels }))
+    }
+
+    /// `y = clip(x * weights + bias + residual)`, `x` seen through the window.
+    pub fn conv(&mut self, x: BufferId, y: BufferId, weights: Weights<'_>, conv: &Conv<'_>) -> Range<usize> {
+        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        let Conv { window, groups, bias, residual, clip } = *conv;
+        assert!(
+            groups > 0 && from.channels % groups == 0 && to.channels % groups == 0,
+            "{groups} groups do not divide"
+        );
+        let columns = from.channels / groups * window.kernel[0] * window.kernel[1];
+        weights.check(to.channels, columns);
+        let positions = window.positions([from.plane.height(), from.plane.width()]);
+        assert_eq!(positions, Some([to.plane.height(), to.plane.width()]), "positions of {window:?}");
+        let flat = to.plane.flat();
+        let whole = flat.next_multiple_of(self.isa.lanes());
+        assert!(to.plane.head() + whole <= to.plane.stride(), "rows of {flat} values overlap: use `linear`");
+        let bias = bias.map_or_else(|| vec![0.0; to.channels], <[f32]>::to_vec);
+        assert_eq!(bias.len(), to.channels, "biases");
+        let residual = residual.map(|r| self.like(r, y));
+        self.distinct(x, y);
+
+        let start = self.steps.len();
+        let source = if window.is_direct(&from.plane, &to.plane) {
+            Source::direct(&window, &from.plane, x_start)
+        } else {
+            let (source, arrange) = Source::arranged(&window, &from.plane, x_start, &to.plane, self.scratch);
+            self.scratch_values = self.scratch_values.max(source.extent(from.channels, flat));
+            self.push(Step::Arrange(ArrangeStep { arrange, channels: from.channels }));
+            source
+        };
+        let bytes = source.extent(from.channels, flat).checked_mul(size_of::<f32>());
+        assert!(bytes.is_some_and(|b| b <= u32::MAX as usize), "an input of {bytes:?} bytes");
+        let layer = Layer { source, groups, rows: to.channels, channels: from.channels, bias };
+        let head = to.plane.head();
+        let (y, residual) = (y_start + head, residual.map(|r| r + head));
+        let (stride, mask) = (to.plane.stride(), to.plane.mask());
+        match weights {
+            Weights::Sparse(matrix) => {
+                let (taps, blocks, cumulative) = layer.sparse(matrix, self.isa.lanes() * MAX_TILE);
+                let (x, bias) = (layer.source.base, layer.bias);
+                let conv = SparseConv { x, y, residual, stride, flat, mask, taps, blocks, bias, clip, cumulative };
+                self.push(Step::SparseConv(conv));
+            }
+            Weights::Dense(dense) => {
+                let (weights, offsets, blocks) = layer.dense(dense, columns);
+                let x = layer.source.base;
+                self.push(Step::DenseConv(DenseConv {
+                    x,
+                    y,
+                    residual,
+                    stride,
+                    flat,
+                    mask,
+                    weights,
+                    offsets,
+                    blocks,
+                    clip,
+                }));
+            }
+        }
+        start..self.steps.len()
+    }
+
+    /// `y = clip(weights x + bias)` over features.
+    pub fn linear(
+        &mut self,
+        x: BufferId,
+        y: BufferId,
+        weights: Weights<'_>,
+        bias: Option<&[f32]>,
+        clip: [f32; 2],
+    ) -> Range<usize> {
+        if self.lanes > 1 {
+            return self.conv(x, y, weights, &Conv { window: Window::POINT, groups: 1, bias, residual: None, clip });
+        }
+        let ((x, from), (y, to)) = (self.features(x, y), self.features(y, x));
+        weights.check(to.channels, from.channels);
+        let bias = bias.map_or_else(|| vec![0.0; to.channels], <[f32]>::to_vec);
+        assert_eq!(bias.len(), to.channels, "biases");
+        let weights = match weights {
+            Weights::Dense(dense) => LinearWeights::Dense(dense.to_vec()),
+            Weights::Sparse(matrix) => LinearWeights::Sparse {
+                starts: matrix.crow_indices().iter().map(|i| *i as u32).collect(),
+                entries: matrix.col_indices().iter().map(|c| *c as u32).zip(matrix.values().iter().copied()).collect(),
+            },
+        };
+        self.push(Step::Linear(Linear { x, y, features: from.channels, weights, bias, clip }))
+    }
+
+    /// `y[first..first + channels of x] = clip(scale x + shift + residual)`; scale and shift come as one pair a
+    /// channel, and all three may be left out. The rest of `y` stays as it is.
+    pub fn pointwise(
+        &mut self,
+        x: BufferId,
+        y: BufferId,
+        first: usize,
+        affine: Option<Vec<[f32; 2]>>,
+        residual: Option<BufferId>,
+        clip: [f32; 2],
+    ) -> Range<usize> {
+        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        self.distinct(x, y);
+        assert_eq!(from.plane, to.plane, "planes of a pointwise step");
+        assert!(first + from.channels <= to.channels, "{} channels from {first} of {}", from.channels, to.channels);
+        assert!(affine.as_ref().is_none_or(|affine| affine.len() == from.channels), "scales");
+        let residual = residual.map(|r| {
+            assert!(r != y, "a residual must not be the output");
+            self.like(r, x)
+        });
+        let (plane, head) = (from.plane, from.plane.head());
+        self.push(Step::Pointwise(Pointwise {
+            x: x_start + head,
+            y: y_start + first * plane.stride() + head,
+            residual: residual.map(|r| r + head),
+            stride: plane.stride(),
+            flat: plane.flat(),
+            mask: plane.mask(),
+            channels: from.channels,
+            affine,
+            clip,
+        }))
+    }
+
+    /// Max or average pooling; the window has no dilation.
+    pub fn pool(&mut self, x: BufferId, y: BufferId, pooling: Pooling, window: Window) -> Range<usize> {
+        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        self.distinct(x, y);
+        assert_eq!(window.dilation, [1, 1], "pooling has no dilation");
+        let positions = window.positions([from.plane.height(), from.plane.width()]);
+        assert_eq!(positions, Some([to.plane.height(), to.plane.width()]), "positions of {window:?}");
+        assert_eq!(from.channels, to.channels, "channels of a pooling");
+        let (x, y, channels) = (from.plane, to.plane, from.channels);
+        self.push(Step::Pool(Pool { x, x_start, y, y_start, channels, pooling, window }))
+    }
+
+    /// Mean over each plane; `y` holds one position a channel.
+    pub fn global_average(&mut self, x: BufferId, y: BufferId) -> Range<usize> {
+        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        self.distinct(x, y);
+        assert_eq!((to.channels, to.plane.height(), to.plane.width()), (from.channels, 1, 1), "means");
+        let (y_start, y_stride) = (y_start + to.plane.head(), to.plane.stride());
+        self.push(Step::GlobalAverage(GlobalAverage {
+            x: from.plane,
+            x_start,
+            y_stride,
+            y_start,
+            channels: from.channels,
+        }))
+    }
+
+    /// Planes to features.
+    pub fn flatten(&mut self, x: BufferId, y: BufferId) -> Range<usize> {
+        let (x_start, Buffer { plane, channels }) = self.buffers[x];
+        let (y_start, to) = self.features(y, x);
+        assert_eq!(to.channels, channels * plane.height() * plane.width(), "features");
+        self.push(Step::Flatten(Flatten { x: plane, x_start, y_start, channels }))
+    }
+
+    /// Softmax over features.
+    pub fn softmax(&mut self, x: BufferId, y: BufferId) -> Range<usize> {
+        let ((x, from), (y, to)) = (self.features(x, y), self.features(y, x));
+        assert_eq!(from.channels, to.channels, "features");
+        self.push(Step::Softmax(Softmax { x, y, features: from.channels, lanes: self.lanes }))
+    }
+
+    fn push(&mut self, step: Step) -> Range<usize> {
+        self.steps.push(step);
+        self.steps.len() - 1..self.steps.len()
+    }
+
+    /// Start of a buffer that must have the layout of another and be distinct from it.
+    fn like(&self, buffer: BufferId, other: BufferId) -> usize {
+        let ((start, a), (_, b)) = (self.buffers[buffer], self.buffers[other]);
+        assert_eq!(a, b, "layout of a residual");
+        start
+    }
+
+    /// A buffer of features, distinct from `other`.
+    fn features(&self, buffer: BufferId, other: BufferId) -> (usize, Buffer) {
+        self.distinct(buffer, other);
+        let (start, features) = self.buffers[buffer];
+        assert_eq!(features.plane.stride(), self.lanes, "features must be contiguous");
+        (start, features)
+    }
+
+    fn distinct(&self, x: BufferId, y: BufferId) {
+        assert_ne!(x, y, "a step must not read the buffer it writes");
+    }
+}
+
+impl Weights<'_> {
+    fn check(&self, rows: usize, columns: usize) {
+        match self {
+            Self::Sparse(m) => assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights"),
+            Self::Dense(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
+        }
+    }
+}
+
+/// What both kinds of convolution are packed from.
+struct Layer {
+    source: Source,
+    groups: usize,
+    rows: usize,
+    channels: usize,
+    bias: Vec<f32>,
+}
+
+impl Layer {
+    /// Taps by block of input channels and row, the start of each row, and the cost of the rows before each.
+    fn sparse(&self, matrix: &CsrMatrix, tile: usize) -> (Vec<Tap>, Vec<Vec<u32>>, Vec<u64>) {
+        let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
+        let bytes = group * self.source.footprint(tile) * size_of::<f32>();
+        let worthwhile = matrix.nnz() / self.rows / TAPS_OF_BLOCK;
+        let count = bytes.div_ceil(TILE_BYTES).min(worthwhile).clamp(1, group);
+        let (mut taps, mut blocks) = (Vec::with_capacity(matrix.nnz()), Vec::with_capacity(count));
+        for block in 0..count {
+            let channels = group * block / count..group * (block + 1) / count;
+            let mut starts = vec![taps.len() as u32];
+            for row in 0..self.rows {
+                let first = row / (self.rows / self.groups) * group;
+                let (columns, values) = matrix.row(row);
+                for (column, weight) in columns.iter().zip(values) {
+                    let (channel, tap) = (*column as usize / kernel, *column as usize % kernel);
+                    if channels.contains(&channel) {
+                        let values = (first + channel) * self.source.channel + self.source.taps[tap];
+                        taps.push(Tap { weight: *weight, offset: (values * size_of::<f32>()) as u32 });
+                    }
+                }
+                starts.push(taps.len() as u32);
+            }
+            blocks.push(starts);
+        }
+        let mut cumulative = vec![0];
+        for row in 0..self.rows {
+            let cost = matrix.row(row).0.len() as u64 + ROW_COST * count as u64;
+            cumulative.push(cumulative[row] + cost);
+        }
+        (taps, blocks, cumulative)
+    }
+
+    /// Weights by block of output channels and tap, the distance of each tap, and the blocks.
+    fn dense(&self, dense: &[f32], columns: usize) -> (Vec<[f32; BLOCK]>, Vec<u32>, Vec<Block>) {
+        let kernel = self.source.taps.len();
+        let offset = |column| column / kernel * self.source.channel + self.source.taps[column % kernel];
+        let offsets = (0..columns).map(|column| (offset(column) * size_of::<f32>()) as u32).collect();
+        let (mut weights, mut blocks) = (Vec::new(), Vec::new());
+        let per_group = self.rows / self.groups;
+        for group in 0..self.groups {
+            for start in (0..per_group).step_by(BLOCK) {
+                let (row, rows) = (group * per_group + start, BLOCK.min(per_group - start));
+                let value = |r, column| if r < rows { dense[(row + r) * columns + column] } else { 0.0 };
+                weights.extend((0..columns).map(|column| std::array::from_fn(|r| value(r, column))));
+                let bias = std::array::from_fn(|r| if r < rows { self.bias[row + r] } else { 0.0 });
+                let x = group * (self.channels / self.groups) * self.source.channel;
+                blocks.push(Block { row, rows, bias, x });
+            }
+        }
+        (weights, offsets, blocks)
+    }
+}

@@ -1,0 +1,97 @@
+//! Where the values of one channel lie in memory.
+
+/// Values that the widest vector holds; strides are multiples of it.
+pub(crate) const ALIGN: usize = 16;
+
+/// Layout of one channel of an image: rows of positions, each position `lanes` values (one image each).
+///
+/// Rows follow each other at `pitch = width + pad` positions, so the gap of `pad` zeros right of a row is also the
+/// gap left of the next; `pad` rows of zeros lie above and below. A convolution with at most that padding and stride 1
+/// then reads every tap of every position at one constant distance from the position, and the whole channel is one
+/// run of `flat` values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Plane {
+    height: usize,
+    width: usize,
+    pad: usize,
+    lanes: usize,
+    head: usize,
+    stride: usize,
+}
+
+impl Plane {
+    /// A plane of `height` x `width` positions with `pad` zeros on every side.
+    ///
+    /// # Panics
+    /// If a size is 0 or the plane does not fit 32-bit byte offsets.
+    pub fn image(height: usize, width: usize, pad: usize, lanes: usize) -> Self {
+        assert!(height > 0 && width > 0 && lanes > 0, "empty plane {height}x{width}, {lanes} lanes");
+        assert!([height, width, pad].iter().all(|n| *n <= 1 << 17), "plane {height}x{width}, pad {pad} is too large");
+        let pitch = width + pad;
+        let border = (pad * pitch + pad) * lanes;
+        let head = border.next_multiple_of(ALIGN);
+        let flat = ((height - 1) * pitch + width) * lanes;
+        // The last vector of the last row may reach one vector too far, on the way in and on the way out.
+        let stride = odd_lines(head + flat.next_multiple_of(ALIGN) + border + if pad > 0 { ALIGN } else { 0 });
+        assert!(stride < 1 << 29, "plane {height}x{width}, pad {pad}, {lanes} lanes is too large");
+        Self { height, width, pad, lanes, head, stride }
+    }
+
+    /// One feature: `lanes` values, the next feature's right behind.
+    pub fn feature(lanes: usize) -> Self {
+        Self { height: 1, width: 1, pad: 0, lanes, head: 0, stride: lanes }
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Positions in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Zeros on every side.
+    pub fn pad(&self) -> usize {
+        self.pad
+    }
+
+    /// Images side by side at each position.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Positions from one row to the next.
+    pub fn pitch(&self) -> usize {
+        self.width + self.pad
+    }
+
+    /// Values before the first row.
+    pub(crate) fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Values from one channel to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Values from the first of the first row to the last of the last row, gaps included.
+    pub(crate) fn flat(&self) -> usize {
+        ((self.height - 1) * self.pitch() + self.width) * self.lanes
+    }
+
+    /// For each value of `flat`, rounded up to whole vectors: all bits set inside the image, none in a gap.
+    /// `None` where there is no gap that must stay zero.
+    pub(crate) fn mask(&self) -> Option<Vec<f32>> {
+        let keep = |i: usize| i < self.flat() && i / self.lanes % self.pitch() < self.width;
+        let mask = |i| f32::from_bits(if keep(i) { u32::MAX } else { 0 });
+        (self.pad > 0).then(|| (0..self.flat().next_multiple_of(ALIGN)).map(mask).collect())
+    }
+}
+
+/// Rounds up to an odd number of cache lines, so that channels do not all fall into the same cache sets.
+pub(crate) fn odd_lines(values: usize) -> usize {
+    (values.div_ceil(ALIGN) | 1) * ALIGN
+}
