@@ -127,10 +127,18 @@ impl ProgramBuilder {
 
         let start = self.steps.len();
         let source = if window.is_direct(&from.plane, &to.plane) {
-            Source::direct(&window, &from.plane, x_start)
+            let source = Source::direct(&window, &from.plane, x_start);
+            let end = x_start + from.channels * from.plane.stride() + ALIGN;
+            assert!(
+                source.base >= x_start && source.base + source.extent(from.channels, flat) <= end,
+                "taps out of range"
+            );
+            source
         } else {
             let (source, arrange) = Source::arranged(&window, &from.plane, x_start, &to.plane, self.scratch);
-            self.scratch_values = self.scratch_values.max(source.extent(from.channels, flat));
+            let read = source.extent(from.channels, flat);
+            let written = from.channels * source.channel;
+            self.scratch_values = self.scratch_values.max(read).max(written);
             self.push(Step::Arrange(ArrangeStep { arrange, channels: from.channels }));
             source
         };

@@ -18,6 +18,8 @@ mod softmax;
 mod sparse_conv;
 mod step;
 mod team;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod window;
 

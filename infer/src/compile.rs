@@ -1,0 +1,143 @@
+//! From a model to a program and its plan.
+
+use std::ops::Range;
+
+use sr2_formats::{CsrMatrix, Tensor};
+use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Weights, Window};
+use sr2_models::{BatchNormalization, Model, Pool};
+
+use crate::fuse::{Kind, Layer};
+use crate::memory::Memory;
+use crate::plan::{LayerPlan, Plan};
+use crate::{Error, Options, WeightPolicy, cost, fuse, memory};
+
+/// Compiles a model whose batch norms are folded as far as they can be.
+pub(crate) fn compile(model: &Model, isa: Isa, options: &Options) -> Result<(Program, Plan), Error> {
+    let (layers, output) = fuse::layers(model.graph())?;
+    let lanes = memory::lanes(isa, options.batch);
+    let memory = memory::plan(model.graph(), &layers, output, lanes)?;
+    let builder = ProgramBuilder::new(isa, &memory.buffers);
+    let mut compiler = Compiler { model, memory: &memory, policy: options.weights, isa, lanes, builder };
+
+    let input = compiler.builder.import(memory.of[0]);
+    let mut plans = vec![LayerPlan::transfer("input", "Import", model.graph().input_shape(), input)];
+    for layer in &layers {
+        let plan = compiler.layer(layer)?;
+        plans.push(plan);
+    }
+    let export = compiler.builder.export(memory.of[output]);
+    plans.push(LayerPlan::transfer("output", "Export", model.graph().output_shape(), export));
+
+    let threads = options.threads;
+    let program =
+        compiler.builder.build(threads, options.batch).map_err(|source| Error::Threads { threads, source })?;
+    for plan in &mut plans {
+        plan.kernels = program.kernels(plan.steps.clone());
+        plan.weight_bytes = program.weight_bytes(plan.steps.clone());
+    }
+    let plan = Plan::new(&program, plans);
+    Ok((program, plan))
+}
+
+struct Compiler<'a> {
+    model: &'a Model,
+    memory: &'a Memory,
+    policy: WeightPolicy,
+    isa: Isa,
+    lanes: usize,
+    builder: ProgramBuilder,
+}
+
+impl<'a> Compiler<'a> {
+    fn layer(&mut self, layer: &Layer<'_>) -> Result<LayerPlan, Error> {
+        let of = &self.memory.of;
+        let (x, y) = (of[layer.inputs[0]], of[layer.output]);
+        let residual = layer.residual.map(|value| of[value]);
+        let mut plan = LayerPlan::new(layer, self.model.graph().shape(layer.output));
+        plan.steps = match layer.kind {
+            Kind::Conv(conv) => return self.conv(layer, conv, plan),
+            Kind::Gemm(gemm) => return self.gemm(layer, gemm, plan),
+            Kind::Pointwise(norm) => {
+                let affine = norm.map(|norm| self.affine(norm));
+                self.builder.pointwise(x, y, 0, affine, residual, layer.clip)
+            }
+            Kind::Concat => self.concat(layer),
+            Kind::MaxPool(pool) => self.builder.pool(x, y, Pooling::Max, window(pool)),
+            Kind::AveragePool(pool) => self.builder.pool(x, y, Pooling::Average, window(pool)),
+            Kind::GlobalAverage => self.builder.global_average(x, y),
+            Kind::Flatten => self.builder.flatten(x, y),
+            Kind::Softmax => self.builder.softmax(x, y),
+        };
+        Ok(plan)
+    }
+
+    fn conv(&mut self, layer: &Layer<'_>, conv: &sr2_models::Conv, mut plan: LayerPlan) -> Result<LayerPlan, Error> {
+        let of = &self.memory.of;
+        let (weight, matrix) = self.weight(&conv.weight)?;
+        let density = matrix.nnz() as f64 / weight.len() as f64;
+        let sparse = match self.policy {
+            WeightPolicy::Auto => cost::convolution_is_sparse(density, conv.out_channels / conv.groups),
+            policy => policy == WeightPolicy::Sparse,
+        };
+        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
+        let settings = Conv {
+            window: Window { kernel: conv.kernel, stride: conv.stride, pads: conv.pads, dilation: conv.dilation },
+            groups: conv.groups,
+            bias: conv.bias.as_ref().map(|name| self.model.parameter(name).data()),
+            residual: layer.residual.map(|value| of[value]),
+            clip: layer.clip,
+        };
+        plan.steps = self.builder.conv(of[layer.inputs[0]], of[layer.output], weights, &settings);
+        plan.set_weights(weight.shape(), matrix.nnz());
+        Ok(plan)
+    }
+
+    fn gemm(&mut self, layer: &Layer<'_>, gemm: &sr2_models::Gemm, mut plan: LayerPlan) -> Result<LayerPlan, Error> {
+        let of = &self.memory.of;
+        let (weight, matrix) = self.weight(&gemm.weight)?;
+        let density = matrix.nnz() as f64 / weight.len() as f64;
+        let sparse = match self.policy {
+            WeightPolicy::Auto if self.lanes == 1 => cost::linear_is_sparse(density, self.isa),
+            WeightPolicy::Auto => cost::convolution_is_sparse(density, gemm.out_features),
+            policy => policy == WeightPolicy::Sparse,
+        };
+        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
+        let bias = gemm.bias.as_ref().map(|name| self.model.parameter(name).data());
+        plan.steps = self.builder.linear(of[layer.inputs[0]], of[layer.output], weights, bias, layer.clip);
+        plan.set_weights(weight.shape(), matrix.nnz());
+        Ok(plan)
+    }
+
+    fn concat(&mut self, layer: &Layer<'_>) -> Range<usize> {
+        let (of, graph) = (&self.memory.of, self.model.graph());
+        let (mut first, mut steps) = (0, usize::MAX..0);
+        for value in &layer.inputs {
+            let appended = self.builder.pointwise(of[*value], of[layer.output], first, None, None, layer.clip);
+            steps = steps.start.min(appended.start)..appended.end;
+            first += graph.shape(*value)[0];
+        }
+        steps
+    }
+
+    /// Scale and shift of each channel of a batch norm with its running statistics.
+    fn affine(&self, norm: &BatchNormalization) -> Vec<[f32; 2]> {
+        let get = |name: &String| self.model.parameter(name).data().iter();
+        let statistics = get(&norm.mean).zip(get(&norm.var));
+        let trained = get(&norm.scale).zip(get(&norm.shift));
+        let affine = trained.zip(statistics).map(|((scale, shift), (mean, var))| {
+            let factor = f64::from(*scale) / (f64::from(*var) + f64::from(norm.epsilon)).sqrt();
+            [factor as f32, (f64::from(*shift) - f64::from(*mean) * factor) as f32]
+        });
+        affine.collect()
+    }
+
+    fn weight(&self, name: &str) -> Result<(&'a Tensor, CsrMatrix), Error> {
+        let tensor = self.model.parameter(name);
+        let error = |e: sr2_formats::CsrError| Error::Weight { name: name.into(), problem: e.to_string() };
+        Ok((tensor, CsrMatrix::from_dense(tensor).map_err(error)?))
+    }
+}
+
+fn window(pool: &Pool) -> Window {
+    Window { kernel: pool.kernel, stride: pool.stride, pads: pool.pads, dilation: [1, 1] }
+}

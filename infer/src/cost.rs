@@ -1,0 +1,25 @@
+//! When a layer is faster sparse than dense.
+
+use sr2_kernels::Isa;
+
+/// Time of one non-zero weight of the sparse kernel in units of one weight of the dense one.
+const SPARSE_OVER_DENSE: f64 = 1.6;
+
+/// Time of one non-zero of the one-image linear kernel, which gathers, in units of one weight of the dense dot
+/// product, for a tier of `lanes`.
+fn gather_over_dot(isa: Isa) -> f64 {
+    isa.lanes() as f64
+}
+
+/// Whether a convolution of this density is faster when only its non-zeros are computed.
+///
+/// The dense kernel keeps blocks of output channels in registers, so it cannot serve groups of fewer.
+pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize) -> bool {
+    let wasted = channels_per_group.next_multiple_of(4) as f64 / channels_per_group as f64;
+    density * SPARSE_OVER_DENSE < wasted
+}
+
+/// Whether a linear layer for one image is faster when only its non-zeros are computed.
+pub(crate) fn linear_is_sparse(density: f64, isa: Isa) -> bool {
+    density * gather_over_dot(isa) < 1.0
+}

@@ -1,0 +1,73 @@
+//! What can go wrong before and while an engine runs.
+
+use sr2_kernels::IsaError;
+
+/// An engine that could not be made, or was given other than it was made for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model's file could not be read.
+    #[error(transparent)]
+    File(#[from] sr2_formats::Error),
+    /// The instruction set asked for is not there.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// The network has an operator the engine does not run.
+    #[error("node {node:?}: the engine does not run operator {op}")]
+    Operator {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        op: String,
+    },
+    /// A weight that cannot be compressed, for instance because a value is not finite.
+    #[error("weight {name:?}: {problem}")]
+    Weight {
+        /// Name of the parameter.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor too large for the engine's 32-bit offsets.
+    #[error("node {node:?}: an activation of {channels} x {height} x {width} is too large for the engine")]
+    Size {
+        /// Name of the node.
+        node: String,
+        /// Channels.
+        channels: usize,
+        /// Height with padding.
+        height: usize,
+        /// Width with padding.
+        width: usize,
+    },
+    /// An option out of range.
+    #[error("option {option} is {found}, expected {expected}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        found: usize,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Images or logits of another size than the network's.
+    #[error("{what} of {batch} images hold {found} values, expected {expected}")]
+    Length {
+        /// `images` or `logits`.
+        what: &'static str,
+        /// Images asked for.
+        batch: usize,
+        /// Values found.
+        found: usize,
+        /// Values expected.
+        expected: usize,
+    },
+    /// The system refused a thread.
+    #[error("cannot start {threads} threads: {source}")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,97 @@
+//! Where values live: a layout for each, and as few buffers as lifetimes allow.
+
+use std::collections::BTreeMap;
+
+use sr2_kernels::{Buffer, Isa, Plane};
+use sr2_models::{Graph, ValueId};
+
+use crate::Error;
+use crate::fuse::{Kind, Layer};
+
+/// Maps narrower than this are stored without padding: gaps would waste too much of each vector, and rearranging them
+/// costs little beside the layer's weights.
+const NARROW: usize = 12;
+
+/// Larger activations do not fit the kernels' 32-bit byte offsets.
+const MAX_VALUES: usize = 1 << 28;
+
+/// The buffers of a network, and the one that holds each value.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) buffers: Vec<Buffer>,
+    pub(crate) of: Vec<usize>,
+}
+
+/// Plans the buffers of `layers`. Values share a buffer when one is last read before the other is made and both have
+/// one layout: so the zeros around planes, which no step writes, stay zero.
+pub(crate) fn plan(graph: &Graph, layers: &[Layer<'_>], output: ValueId, lanes: usize) -> Result<Memory, Error> {
+    let padding = padding(graph, layers, lanes);
+    let mut last_read = BTreeMap::from([(output, layers.len())]);
+    for (index, layer) in layers.iter().enumerate() {
+        for value in layer.inputs.iter().chain(&layer.residual) {
+            let last = last_read.entry(*value).or_insert(index);
+            *last = index.max(*last);
+        }
+    }
+    let mut buffers: Vec<Buffer> = Vec::new();
+    let mut free_from: Vec<usize> = Vec::new();
+    let mut of = vec![usize::MAX; graph.nodes().len() + 1];
+    let made = std::iter::once((0, 0, graph.name()));
+    for (value, at, name) in made.chain(layers.iter().enumerate().map(|(i, l)| (l.output, i, l.name))) {
+        let buffer = buffer(graph.shape(value), &padding, lanes, name)?;
+        let until = last_read.get(&value).map_or(at + 1, |last| last + 1);
+        // Channels must match too: sums and residuals ask for one layout.
+        let slot = (0..buffers.len()).find(|slot| buffers[*slot] == buffer && free_from[*slot] <= at);
+        of[value] = slot.unwrap_or_else(|| {
+            buffers.push(buffer);
+            free_from.push(0);
+            buffers.len() - 1
+        });
+        free_from[of[value]] = until;
+    }
+    Ok(Memory { buffers, of })
+}
+
+/// For each map size, the padding its planes carry: the widest of the convolutions that keep the size.
+fn padding(graph: &Graph, layers: &[Layer<'_>], lanes: usize) -> BTreeMap<[usize; 2], usize> {
+    let mut padding = BTreeMap::new();
+    for layer in layers {
+        let Kind::Conv(conv) = layer.kind else { continue };
+        let (x, y) = (graph.shape(layer.inputs[0]), graph.shape(layer.output));
+        let size = [x[1], x[2]];
+        let pad = conv.pads.into_iter().max().unwrap_or(0);
+        let narrow = x[2] < if lanes == 1 { NARROW } else { NARROW / 2 };
+        if conv.stride == [1, 1] && x[1..] == y[1..] && !narrow && pad <= x[2] / 4 {
+            let entry = padding.entry(size).or_insert(0);
+            *entry = pad.max(*entry);
+        }
+    }
+    padding
+}
+
+fn buffer(shape: &[usize], padding: &BTreeMap<[usize; 2], usize>, lanes: usize, node: &str) -> Result<Buffer, Error> {
+    match shape {
+        &[channels, height, width] => {
+            let pad = padding.get(&[height, width]).copied().unwrap_or(0);
+            let (height_padded, width_padded) = (height + 2 * pad, width + 2 * pad);
+            let values = channels.saturating_mul(height_padded).saturating_mul(width_padded).saturating_mul(lanes);
+            if values > MAX_VALUES {
+                let (height, width) = (height_padded, width_padded);
+                return Err(Error::Size { node: node.into(), channels, height, width });
+            }
+            Ok(Buffer { plane: Plane::image(height, width, pad, lanes), channels })
+        }
+        shape => {
+            let channels = shape.iter().product();
+            if channels > MAX_VALUES / lanes {
+                return Err(Error::Size { node: node.into(), channels, height: 1, width: 1 });
+            }
+            Ok(Buffer { plane: Plane::feature(lanes), channels })
+        }
+    }
+}
+
+/// Images side by side at a position: as many as a vector holds where a batch fills one.
+pub(crate) fn lanes(isa: Isa, batch: usize) -> usize {
+    if batch >= isa.lanes() { isa.lanes() } else { 1 }
+}
