@@ -23,6 +23,9 @@ mod memory;
 mod options;
 mod plan;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::Engine;
 pub use error::Error;
 pub use options::{Options, WeightPolicy};

@@ -1,0 +1,92 @@
+//! Whole networks against the reference interpreter, on every tier, thread count and batch.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sr2_models::{Model, initialisation, reference, zoo};
+
+use crate::{Engine, Isa, Options, WeightPolicy};
+
+/// Largest difference of two logits, relative to the largest logit of the batch: networks of a few dozen layers in f32.
+const RELATIVE_ERROR: f32 = 2e-4;
+
+/// A network of the zoo with random weights, of which about `sparsity` are zero.
+fn network(name: &str, sparsity: f64, seed: u64) -> Model {
+    let graph = zoo::build(name, 10).unwrap();
+    let mut parameters = initialisation::initialise(&graph, seed);
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    let prunable = graph.parameters().iter().filter(|p| p.role.is_prunable());
+    for spec in prunable {
+        let tensor = parameters.get_mut(&spec.name).unwrap();
+        // Keep the variance of the sums, or deep networks answer with their biases alone.
+        let scale = (1.0 / (1.0 - sparsity)).sqrt() as f32;
+        for value in tensor.data_mut() {
+            *value = if rng.random_range(0.0..1.0) < sparsity { 0.0 } else { *value * scale };
+        }
+    }
+    Model::try_new(graph, parameters).unwrap()
+}
+
+fn images(model: &Model, count: usize) -> Vec<f32> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(count as u64);
+    let image: usize = model.graph().input_shape().iter().product();
+    (0..count * image).map(|_| rng.random_range(-2.0..2.0)).collect()
+}
+
+fn check(model: &Model, images: &[f32], expected: &[f32], count: usize, options: &Options) {
+    let outputs = expected.len() / count;
+    let mut engine = Engine::new(model, options).unwrap();
+    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    for round in 0..2 {
+        let mut logits = vec![f32::NAN; count * outputs];
+        engine.run(images, count, &mut logits).unwrap();
+        for (i, (found, expected)) in logits.iter().zip(expected).enumerate() {
+            let error = (found - expected).abs();
+            let name = model.graph().name();
+            assert!(
+                error <= RELATIVE_ERROR * largest,
+                "{name}, {options:?}, {count} images, round {round}: logit {i} is {found}, expected {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn small_networks_agree_for_every_tier_batch_and_thread_count() {
+    let model = network("resnet20", 0.9, 1);
+    let most = 33;
+    let images = images(&model, most);
+    let expected = reference::logits(&model, &images, most);
+    let (image, outputs) = (images.len() / most, expected.len() / most);
+    for isa in Isa::available() {
+        for count in [1, 2, 7, 16, 33] {
+            for threads in [1, 2, 3] {
+                for weights in [WeightPolicy::Auto, WeightPolicy::Sparse, WeightPolicy::Dense] {
+                    let options = Options { threads, batch: count, isa: Some(isa), weights };
+                    check(&model, &images[..count * image], &expected[..count * outputs], count, &options);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_for_one_batch_runs_any_other() {
+    let model = network("resnet20", 0.9, 2);
+    let images = images(&model, 20);
+    let expected = reference::logits(&model, &images, 20);
+    for batch in [1, 3, 64] {
+        check(&model, &images, &expected, 20, &Options { threads: 2, batch, ..Default::default() });
+    }
+}
+
+#[test]
+fn every_operator_of_the_zoo_agrees() {
+    for (name, sparsity) in [("mobilenet_v2", 0.9), ("densenet121", 0.95), ("wrn_22_2", 0.8)] {
+        let model = network(name, sparsity, 3);
+        let images = images(&model, 1);
+        let expected = reference::logits(&model, &images, 1);
+        for (threads, batch) in [(1, 1), (2, 1), (1, Isa::best().lanes())] {
+            check(&model, &images, &expected, 1, &Options { threads, batch, ..Default::default() });
+        }
+    }
+}
