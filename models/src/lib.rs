@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod graph;
 pub mod initialisation;
 mod model;
+pub mod onnx;
 mod op;
 pub mod passes;
 pub mod reference;
