@@ -45,6 +45,17 @@ pub struct CsrFile {
 }
 
 impl CsrParameter {
+    /// A matrix and the shape of the tensor it stands for.
+    ///
+    /// # Panics
+    /// If the matrix is not `[shape[0], product of the rest]` (a caller's bug).
+    pub fn new(matrix: CsrMatrix, shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        let expected = shape.split_first().map(|(rows, rest)| (*rows, rest.iter().product()));
+        assert_eq!(expected, Some((matrix.rows(), matrix.cols())), "matrix of a tensor of shape {shape:?}");
+        Self { matrix, shape }
+    }
+
     /// Compresses a tensor: its exact zeros (of either sign) are dropped.
     pub fn from_dense(tensor: &Tensor) -> std::result::Result<Self, CsrError> {
         Ok(Self { matrix: CsrMatrix::from_dense(tensor)?, shape: tensor.shape().to_vec() })
