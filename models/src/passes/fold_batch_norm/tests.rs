@@ -1,4 +1,9 @@
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use super::*;
+use crate::initialisation::initialise;
+use crate::{ParameterRole, reference, zoo};
 
 fn node(name: &str, op: Op, inputs: &[usize]) -> Node {
     Node { name: name.into(), op, inputs: inputs.to_vec() }
@@ -110,4 +115,48 @@ fn leaves_a_batch_norm_whose_factor_is_not_finite() {
     let nodes = vec![node("conv", conv("w", None), &[0]), node("bn", norm("bn"), &[1])];
     let model = model(nodes, &[("w", &[1.0; 4]), ("bn.running_var", &[-1.0, 1.0])]);
     assert_eq!(fold_batch_norm(&model), model);
+}
+
+/// Largest difference of a logit, relative to the largest logit: f32 rounding of the folded weights.
+const LOGITS_TOLERANCE: f64 = 1e-5;
+
+/// A zoo network whose batch norms have statistics as training leaves them, every third weight zero.
+fn trained(name: &str) -> Model {
+    let graph = zoo::build(name, 10).unwrap();
+    let mut parameters = initialise(&graph, 3);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for spec in graph.parameters() {
+        let data = parameters.get_mut(&spec.name).unwrap().data_mut();
+        match spec.role {
+            ParameterRole::Weight => data.iter_mut().step_by(3).for_each(|w| *w = -0.0),
+            ParameterRole::NormScale => data.fill_with(|| rng.random_range(-1.5..1.5)),
+            ParameterRole::RunningVar => data.fill_with(|| rng.random_range(0.5..2.0)),
+            _ => data.fill_with(|| rng.random_range(-0.5..0.5)),
+        }
+    }
+    Model::try_new(graph, parameters).unwrap()
+}
+
+#[test]
+fn keeps_outputs_and_zeros_of_the_zoo() {
+    // Batch norms that follow a concatenation, a sum or a pool: the pre-activation networks keep some.
+    for (name, left) in [("resnet8", 0), ("mobilenet_v2", 0), ("wrn_22_2", 9), ("densenet121", 62)] {
+        let model = trained(name);
+        let folded = fold_batch_norm(&model);
+        let norms = folded.graph().nodes().iter().filter(|n| matches!(n.op, Op::BatchNormalization(_))).count();
+        assert_eq!(norms, left, "{name}");
+        for spec in folded.graph().parameters().iter().filter(|p| p.role.is_prunable()) {
+            let pairs = folded.parameter(&spec.name).data().iter().zip(model.parameter(&spec.name).data());
+            assert!(pairs.clone().all(|(a, b)| (*a == 0.0) == (*b == 0.0)), "{name} {}", spec.name);
+        }
+
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let images: Vec<f32> = (0..3 * 32 * 32).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let (expected, found) = (reference::logits(&model, &images, 1), reference::logits(&folded, &images, 1));
+        let largest = expected.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
+        for (a, b) in found.iter().zip(&expected) {
+            let difference = f64::from((a - b).abs() / largest);
+            assert!(difference <= LOGITS_TOLERANCE, "{name}: {a} and {b}, of at most {largest}");
+        }
+    }
 }
