@@ -1,0 +1,113 @@
+//! The export as a whole: read, fold, write, read back, publish.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sr2_formats::csr_file::{self, CsrFile, CsrParameter, GRAPH_KEY};
+use sr2_formats::{Error, TensorMap, onnx, write_atomic};
+use sr2_models::Model;
+use sr2_models::checkpoint::{self, Checkpoint, PROVENANCE_KEY};
+use sr2_models::passes::fold_batch_norm;
+
+use crate::check::{Expected, read_csr};
+use crate::config::Config;
+use crate::csr_writer::compress;
+use crate::model_card::model_card;
+use crate::staging::{CONFIG, CSR, DENSE, ONNX, README, Staging};
+use crate::{ExportError, ExportReport, FileReport, locate, to_onnx};
+
+/// What to export, and where to.
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    /// A checkpoint, or a run folder, whose last checkpoint is meant; by default the newest run in `runs`.
+    pub source: Option<PathBuf>,
+    /// The folder of run folders.
+    pub runs: PathBuf,
+    /// The folder to write; by default `export` beside the checkpoint. An older export there is replaced.
+    pub out: Option<PathBuf>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self { source: None, runs: "runs".into(), out: None }
+    }
+}
+
+/// Writes the export of a checkpoint, reads every file back and compares it with the checkpoint.
+///
+/// The folder appears whole at the end, or not at all; an older export stays until then.
+///
+/// # Errors
+/// No or a bad checkpoint, an output folder that holds something else, the operating system's, and a file that, read
+/// back, has other zeros or other outputs than the checkpoint.
+pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
+    let source = match &options.source {
+        Some(source) => source.clone(),
+        None => locate::newest_run(&options.runs)?,
+    };
+    let path = locate::checkpoint(&source)?;
+    let folder = options.out.clone().unwrap_or_else(|| path.with_file_name("export"));
+    let read = checkpoint::read(&path)?;
+    let published = Checkpoint { state: TensorMap::new(), metadata: BTreeMap::new(), ..read };
+    let model = &published.model;
+    let folded = fold_batch_norm(model);
+    let expected = Expected::of(model, &path)?;
+
+    let staging = Staging::new(&folder)?;
+    let provenance = serde_json::to_string(&published.provenance).expect("provenance is plain data");
+    let metadata = BTreeMap::from([(PROVENANCE_KEY.to_string(), provenance)]);
+    let dense_bytes = model.parameters().values().map(|t| 4 * t.len() as u64).sum();
+    let report = |name: &str, found: &Model, written: &Model| {
+        let path = staging.file(name);
+        let max_difference = expected.compare(name, found, written)?;
+        let bytes = fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
+        let ratio = dense_bytes as f64 / bytes as f64;
+        Ok::<_, ExportError>(FileReport { name: name.into(), bytes, ratio, max_difference })
+    };
+
+    let file = staging.file(DENSE);
+    checkpoint::write(&file, &published)?;
+    let dense = report(DENSE, &checkpoint::read(&file)?.model, model)?;
+
+    let file = staging.file(CSR);
+    csr_file::write(&file, &csr(&folded, metadata.clone(), &path)?)?;
+    let csr = report(CSR, &read_csr(&file)?, &folded)?;
+
+    let file = staging.file(ONNX);
+    onnx::write(&file, &to_onnx(&folded, &metadata))?;
+    let onnx = report(ONNX, &sr2_models::onnx::import(&file)?, &folded)?;
+
+    let config = Config::new(model, published.provenance.clone());
+    let report = ExportReport {
+        checkpoint: path,
+        folder,
+        network: config.architecture.clone(),
+        sparsity: config.sparsity.clone(),
+        dense_bytes,
+        files: vec![dense, csr, onnx],
+    };
+    let json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
+    write_atomic(staging.file(CONFIG), |file| file.write_all(&json))?;
+    write_atomic(staging.file(README), |file| file.write_all(model_card(&config, &report).as_bytes()))?;
+    staging.publish()?;
+    Ok(report)
+}
+
+/// The CSR file of a network: Conv and Gemm weights sparse, whatever their density, the rest dense.
+fn csr(model: &Model, mut metadata: BTreeMap<String, String>, checkpoint: &Path) -> Result<CsrFile, ExportError> {
+    let mut file = CsrFile::default();
+    for spec in model.graph().parameters() {
+        let (name, tensor) = (spec.name.clone(), model.parameter(&spec.name));
+        if spec.role.is_prunable() {
+            let matrix = compress(tensor)
+                .map_err(|problem| Error::malformed(checkpoint, format!("tensor {name:?}: {problem}")))?;
+            file.sparse.insert(name, CsrParameter::new(matrix, spec.shape.clone()));
+        } else {
+            file.dense.insert(name, tensor.clone());
+        }
+    }
+    metadata.insert(GRAPH_KEY.into(), serde_json::to_string(model.graph()).expect("a graph is plain data"));
+    file.metadata = metadata;
+    Ok(file)
+}

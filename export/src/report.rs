@@ -1,0 +1,62 @@
+//! What an export made: files, sizes, zeros, and how far each file read back is from the checkpoint.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::config::Sparsity;
+
+/// The outcome of an export.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExportReport {
+    /// The checkpoint that was read.
+    pub checkpoint: PathBuf,
+    /// The folder that was written.
+    pub folder: PathBuf,
+    /// Name of the network.
+    pub network: String,
+    /// Zeros of the prunable weights.
+    pub sparsity: Sparsity,
+    /// Bytes of all parameters of the checkpoint as dense f32.
+    pub dense_bytes: u64,
+    /// The files with weights.
+    pub files: Vec<FileReport>,
+}
+
+/// One written file, read back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FileReport {
+    /// Name in the folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How many times smaller than the dense f32 parameters.
+    pub ratio: f64,
+    /// Largest difference of a logit from the checkpoint's, relative to the checkpoint's largest logit.
+    pub max_difference: f64,
+}
+
+impl fmt::Display for ExportReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sparsity { overall, nnz, weights, .. } = self.sparsity;
+        writeln!(f, "{}: {:.2} % sparse, {nnz} of {weights} weights left", self.network, 100.0 * overall)?;
+        let mut table = Table::new();
+        table.load_style(UTF8_BORDERS_ONLY).set_header(["file", "bytes", "smaller than dense", "logits differ by"]);
+        for file in &self.files {
+            table.add_row([
+                file.name.clone(),
+                file.bytes.to_string(),
+                format!("{:.1}x", file.ratio),
+                format!("{:.1e}", file.max_difference),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(f, "{table}")?;
+        write!(f, "written to {}", self.folder.display())
+    }
+}

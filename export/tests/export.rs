@@ -1,0 +1,213 @@
+//! Exports of a sparse network: what is written, what other tools read in it, and what is refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sr2_export::{ExportError, ExportOptions, ExportReport, LOGITS_TOLERANCE, export};
+use sr2_formats::{ErrorKind, TensorMap, csr_file, dense};
+use sr2_models::checkpoint::{self, Checkpoint, Provenance};
+use sr2_models::initialisation::initialise;
+use sr2_models::passes::fold_batch_norm;
+use sr2_models::{Model, ParameterRole, reference, zoo};
+use tempfile::TempDir;
+
+const SEED: u64 = 20;
+
+/// A network with batch-norm statistics as training leaves them, 95 % of each weight zero, one filter of the first
+/// convolution empty, one full.
+fn sparse_model(name: &str) -> Model {
+    let graph = zoo::build(name, 10).unwrap();
+    let mut parameters = initialise(&graph, SEED);
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    for spec in graph.parameters() {
+        let data = parameters.get_mut(&spec.name).unwrap().data_mut();
+        match spec.role {
+            ParameterRole::Weight => keep_largest(data, 0.05),
+            ParameterRole::NormScale | ParameterRole::RunningVar => data.fill_with(|| rng.random_range(0.5..2.0)),
+            ParameterRole::NormShift | ParameterRole::RunningMean => data.fill_with(|| rng.random_range(-0.5..0.5)),
+            ParameterRole::Bias => {}
+        }
+    }
+    let first = parameters.get_mut("conv1.weight").unwrap();
+    let filter = first.len() / first.shape()[0];
+    first.data_mut()[..filter].fill(0.0);
+    first.data_mut()[filter..2 * filter].fill(0.25);
+    Model::try_new(graph, parameters).unwrap()
+}
+
+fn keep_largest(data: &mut [f32], density: f64) {
+    let mut magnitudes: Vec<f32> = data.iter().map(|v| v.abs()).collect();
+    magnitudes.sort_by(f32::total_cmp);
+    let threshold = magnitudes[((1.0 - density) * data.len() as f64) as usize];
+    data.iter_mut().filter(|v| v.abs() < threshold).for_each(|v| *v = 0.0);
+}
+
+fn write_checkpoint(path: &Path, model: &Model) {
+    let provenance = Provenance {
+        dataset: Some("cifar10".into()),
+        class_names: (0..10).map(|i| format!("class {i}")).collect(),
+        mean: vec![0.5, 0.4, 0.3],
+        std: vec![0.25, 0.2, 0.3],
+        training: [("val_accuracy".to_string(), 0.5.into()), ("method".to_string(), "sr2".into())].into(),
+    };
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let state: TensorMap = [("optimizer.momentum".to_string(), sr2_formats::Tensor::full([3], 1.0))].into();
+    checkpoint::write(path, &Checkpoint { model: model.clone(), provenance, state, metadata: Default::default() })
+        .unwrap();
+}
+
+/// A folder of runs with one run of one checkpoint.
+fn runs(model: &Model) -> (TempDir, ExportOptions, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs/demo/checkpoint-12.safetensors");
+    write_checkpoint(&path, model);
+    let options = ExportOptions { runs: folder.path().join("runs"), ..Default::default() };
+    (folder, options, path)
+}
+
+fn assert_written(report: &ExportReport, folder: &Path) {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["README.md", "config.json", "model.csr.safetensors", "model.onnx", "model.safetensors"]);
+    for file in &report.files {
+        assert_eq!(file.bytes, fs::metadata(folder.join(&file.name)).unwrap().len());
+        assert!(file.max_difference <= LOGITS_TOLERANCE, "{}: {}", file.name, file.max_difference);
+    }
+}
+
+#[test]
+fn writes_the_newest_run_with_its_zeros() {
+    let model = sparse_model("resnet8");
+    let (_folder, options, checkpoint) = runs(&model);
+    write_checkpoint(&checkpoint.with_file_name("checkpoint-9.safetensors"), &sparse_model("resnet20"));
+    let report = export(&options).unwrap();
+    let out = checkpoint.with_file_name("export");
+    assert_eq!((&report.checkpoint, &report.folder), (&checkpoint, &out));
+    assert_written(&report, &out);
+
+    let dense = dense::read(out.join("model.safetensors")).unwrap();
+    assert_eq!(&dense.tensors, model.parameters());
+    assert_eq!(dense.metadata["format"], "pt");
+
+    let csr = csr_file::read(out.join("model.csr.safetensors")).unwrap();
+    let folded = fold_batch_norm(&model);
+    assert_eq!(csr.sparse.len() + csr.dense.len(), folded.parameters().len());
+    for (name, parameter) in &csr.sparse {
+        assert_eq!(&parameter.to_dense(), folded.parameter(name), "{name}");
+        assert_eq!(parameter.matrix().nnz(), model.parameter(name).nnz(), "{name}");
+    }
+    assert!(csr.dense.keys().all(|name| name.ends_with(".bias")), "{:?}", csr.dense.keys());
+
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architecture"], "resnet8");
+    assert_eq!(config["class_names"][3], "class 3");
+    assert_eq!(config["training"]["method"], "sr2");
+    assert_eq!(config["sparsity"]["overall"], report.sparsity.overall);
+    assert_eq!(report.sparsity.overall, model.sparsity());
+    let text = report.to_string();
+    assert!(text.contains("model.csr.safetensors") && text.contains("resnet8"), "{text}");
+}
+
+/// Batch norm after Concat or Add stays; depthwise convolutions, Clip and pools are written.
+#[test]
+fn writes_networks_of_every_kind() {
+    for name in ["wrn_22_2", "mobilenet_v2"] {
+        let (_folder, options, checkpoint) = runs(&initialised(name));
+        let report = export(&options).unwrap();
+        assert_written(&report, &checkpoint.with_file_name("export"));
+    }
+}
+
+fn initialised(name: &str) -> Model {
+    let graph = zoo::build(name, 10).unwrap();
+    let parameters = initialise(&graph, SEED);
+    Model::try_new(graph, parameters).unwrap()
+}
+
+#[test]
+fn replaces_an_older_export_only_when_it_succeeds() {
+    let (_folder, options, checkpoint) = runs(&sparse_model("resnet8"));
+    let out = checkpoint.with_file_name("export");
+    export(&options).unwrap();
+    fs::write(out.join("README.md"), "older").unwrap();
+
+    let bytes = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, &bytes[..bytes.len() / 2]).unwrap();
+    let error = export(&options).unwrap_err();
+    assert!(matches!(&error, ExportError::File(e) if e.kind() == ErrorKind::Malformed), "{error}");
+    assert!(error.to_string().starts_with(checkpoint.to_str().unwrap()), "{error}");
+    assert_eq!(fs::read_to_string(out.join("README.md")).unwrap(), "older");
+
+    fs::write(&checkpoint, &bytes).unwrap();
+    assert_written(&export(&options).unwrap(), &out);
+    assert!(fs::read_to_string(out.join("README.md")).unwrap().starts_with("---\n"));
+    let left: Vec<_> = fs::read_dir(out.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    let options = ExportOptions { runs: runs.clone(), ..Default::default() };
+    let nothing = export(&options).unwrap_err();
+    assert!(matches!(nothing, ExportError::NoCheckpoint { .. }), "{nothing}");
+    fs::create_dir_all(runs.join("empty")).unwrap();
+    assert!(matches!(export(&options).unwrap_err(), ExportError::NoCheckpoint { .. }));
+    let run = ExportOptions { source: Some(runs.join("empty")), ..options.clone() };
+    assert!(matches!(export(&run).unwrap_err(), ExportError::NoCheckpoint { .. }));
+    let absent = ExportOptions { source: Some(runs.join("absent")), ..options };
+    assert!(matches!(export(&absent).unwrap_err(), ExportError::File(e) if e.kind() == ErrorKind::Io));
+}
+
+#[test]
+fn a_diverged_network_is_refused() {
+    let model = initialised("resnet8");
+    let (graph, mut parameters) = model.into_parts();
+    parameters.get_mut("fc.weight").unwrap().data_mut()[0] = f32::NAN;
+    let (_folder, options, checkpoint) = runs(&Model::try_new(graph, parameters).unwrap());
+    let error = export(&options).unwrap_err();
+    assert!(matches!(&error, ExportError::File(e) if e.path() == checkpoint), "{error}");
+    assert!(!checkpoint.with_file_name("export").exists());
+}
+
+/// `load_exports.py` reads the export with safetensors, SciPy, onnx and ONNX Runtime, and with PyTorch if it is there.
+#[test]
+fn other_tools_load_it() {
+    if !python_has_packages() {
+        assert!(std::env::var_os("SR2_REQUIRE_PYTHON").is_none(), "python3 lacks a package of .ci/requirements.txt");
+        eprintln!("SKIP: python3 with the packages of .ci/requirements.txt is not here");
+        return;
+    }
+    for name in ["resnet8", "wrn_22_2", "mobilenet_v2"] {
+        let model = if name == "resnet8" { sparse_model(name) } else { initialised(name) };
+        let (_folder, options, checkpoint) = runs(&model);
+        export(&options).unwrap();
+        let out = checkpoint.with_file_name("export");
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        let count = 2;
+        let images: Vec<f32> = (0..count * 3 * 32 * 32).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let expected = serde_json::json!({
+            "images": images,
+            "shape": [count, 3, 32, 32],
+            "logits": reference::logits(&model, &images, count),
+            "tolerance": LOGITS_TOLERANCE,
+        });
+        let json = checkpoint.with_file_name("expected.json");
+        fs::write(&json, expected.to_string()).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/load_exports.py");
+        let run = Command::new("python3").arg(script).arg(&out).arg(&json).output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success(), "{name}: {stdout}{stderr}");
+        eprint!("{name}:\n{stdout}");
+    }
+}
+
+fn python_has_packages() -> bool {
+    let import = "import numpy, onnx, onnxruntime, safetensors, scipy";
+    Command::new("python3").args(["-c", import]).output().is_ok_and(|run| run.status.success())
+}
