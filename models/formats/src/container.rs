@@ -1,6 +1,5 @@
 //! A safetensors file as raw tensors: the base of the dense and the CSR layout.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,18 +13,15 @@ use crate::header::{Header, MAX_HEADER};
 use crate::{Error, Result, write_atomic};
 
 /// Bytes of one tensor, little-endian and row-major, with the type and shape that they have been checked to fill.
-pub(crate) struct RawTensor<'a> {
+pub(crate) struct RawTensor {
     pub(crate) name: String,
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Cow<'a, [u8]>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Reads a whole file; each tensor is given to `take` in the order of its bytes. Returns the metadata.
-pub(crate) fn read(
-    path: &Path,
-    mut take: impl FnMut(RawTensor<'static>) -> Result<()>,
-) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read(path: &Path, mut take: impl FnMut(RawTensor) -> Result<()>) -> Result<BTreeMap<String, String>> {
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
     let found = file.metadata().map_err(|e| Error::io(path, "read", e))?;
     if !found.is_file() {
@@ -50,7 +46,7 @@ pub(crate) fn read(
     for (name, TensorInfo { dtype, shape, data_offsets: (start, stop) }) in header.tensors {
         let mut bytes = vec![0; stop - start];
         read_exact(path, &mut file, &mut bytes)?;
-        take(RawTensor { name, dtype, shape, bytes: bytes.into() })?;
+        take(RawTensor { name, dtype, shape, bytes })?;
     }
     Ok(header.metadata)
 }
@@ -63,7 +59,7 @@ fn read_exact(path: &Path, file: &mut impl Read, bytes: &mut [u8]) -> Result<()>
 }
 
 /// Writes tensors by descending alignment, then name: the same tensors always give the same bytes.
-pub(crate) fn write(path: &Path, mut tensors: Vec<RawTensor<'_>>, metadata: BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn write(path: &Path, mut tensors: Vec<RawTensor>, metadata: BTreeMap<String, String>) -> Result<()> {
     tensors.sort_by(|a, b| (Reverse(a.dtype), &a.name).cmp(&(Reverse(b.dtype), &b.name)));
     let mut end = 0;
     let place = |tensor: &RawTensor| {

@@ -10,7 +10,7 @@ use std::path::Path;
 use safetensors::Dtype;
 
 use crate::container::{self, RawTensor};
-use crate::dense::{self, elements};
+use crate::dense::{self, bytes, elements};
 use crate::header::MAX_RANK;
 use crate::{CsrError, CsrMatrix, Error, Result, Tensor, TensorMap};
 
@@ -86,28 +86,22 @@ impl CsrParameter {
 pub fn write(path: impl AsRef<Path>, file: &CsrFile) -> Result<()> {
     let mut tensors: Vec<_> = file.dense.iter().map(|(name, tensor)| dense::raw(name, tensor)).collect();
     for (name, CsrParameter { matrix, shape }) in &file.sparse {
-        let dims: Vec<u8> = shape.iter().flat_map(|d| (*d as i64).to_le_bytes()).collect();
-        let values: Vec<u8> = matrix.values().iter().flat_map(|v| v.to_le_bytes()).collect();
         let arrays = [
-            (SHAPE, Dtype::I64, shape.len(), dims),
-            (CROW_INDICES, Dtype::I32, matrix.rows() + 1, index_bytes(matrix.crow_indices())),
-            (COL_INDICES, Dtype::I32, matrix.nnz(), index_bytes(matrix.col_indices())),
-            (VALUES, Dtype::F32, matrix.nnz(), values),
+            (SHAPE, Dtype::I64, shape.len(), bytes(shape, |d| (d as i64).to_le_bytes())),
+            (CROW_INDICES, Dtype::I32, matrix.rows() + 1, bytes(matrix.crow_indices(), i32::to_le_bytes)),
+            (COL_INDICES, Dtype::I32, matrix.nnz(), bytes(matrix.col_indices(), i32::to_le_bytes)),
+            (VALUES, Dtype::F32, matrix.nnz(), bytes(matrix.values(), f32::to_le_bytes)),
         ];
         tensors.extend(arrays.map(|(array, dtype, len, bytes)| RawTensor {
             name: format!("{name}.{array}"),
             dtype,
             shape: vec![len],
-            bytes: bytes.into(),
+            bytes,
         }));
     }
     let mut metadata = dense::with_format(&file.metadata);
     metadata.insert(FORMAT_KEY.into(), FORMAT.into());
     container::write(path.as_ref(), tensors, metadata)
-}
-
-fn index_bytes(indices: &[i32]) -> Vec<u8> {
-    indices.iter().flat_map(|i| i.to_le_bytes()).collect()
 }
 
 /// Reads a CSR safetensors file and checks every rule of the layout; dense tensors as [`dense::read`] does, but their
@@ -157,7 +151,7 @@ fn check_format(path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> 
     }
 }
 
-type RawTensors = BTreeMap<String, RawTensor<'static>>;
+type RawTensors = BTreeMap<String, RawTensor>;
 
 /// Names of the sparse parameters: those with either index array.
 fn sparse_names(raw: &RawTensors) -> BTreeSet<String> {

@@ -24,7 +24,8 @@ pub struct DenseFile {
 /// are not finite are read; the caller decides. PyTorch's I64 counters `num_batches_tracked` are left out.
 ///
 /// # Errors
-/// A header that breaks a rule (see the limits in `header.rs`), another type, or an F64 beyond f32's range.
+/// A header that breaks a rule (at most 16 MiB, 65,536 tensors, 8 dimensions and 256 bytes a name; unique names; data
+/// covered exactly), another type, or an F64 beyond f32's range.
 pub fn read(path: impl AsRef<Path>) -> Result<DenseFile> {
     let path = path.as_ref();
     let mut tensors = TensorMap::new();
@@ -55,9 +56,9 @@ pub(crate) fn with_format(metadata: &BTreeMap<String, String>) -> BTreeMap<Strin
 }
 
 /// A tensor to write as F32.
-pub(crate) fn raw<'a>(name: &str, tensor: &Tensor) -> RawTensor<'a> {
-    let bytes: Vec<u8> = tensor.data().iter().flat_map(|v| v.to_le_bytes()).collect();
-    RawTensor { name: name.into(), dtype: Dtype::F32, shape: tensor.shape().to_vec(), bytes: bytes.into() }
+pub(crate) fn raw(name: &str, tensor: &Tensor) -> RawTensor {
+    let (shape, bytes) = (tensor.shape().to_vec(), bytes(tensor.data(), f32::to_le_bytes));
+    RawTensor { name: name.into(), dtype: Dtype::F32, shape, bytes }
 }
 
 /// A tensor read as f32, with its name.
@@ -91,6 +92,11 @@ pub(crate) fn narrow(value: f64) -> std::result::Result<f32, f64> {
 /// Little-endian elements of `N` bytes.
 pub(crate) fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.as_chunks::<N>().0.iter().copied()
+}
+
+/// The bytes of all elements, one after the other.
+pub(crate) fn bytes<T: Copy, const N: usize>(elements: &[T], encode: fn(T) -> [u8; N]) -> Vec<u8> {
+    elements.iter().map(|v| encode(*v)).collect::<Vec<_>>().into_flattened()
 }
 
 #[cfg(test)]

@@ -7,11 +7,10 @@ use std::path::Path;
 use half::{bf16, f16};
 use prost::Message;
 
-use crate::dense::{elements, narrow};
+use crate::dense::{bytes, elements, narrow};
 use crate::{Error, Result, Tensor, write_atomic};
 
 #[allow(missing_docs, reason = "generated; onnx.proto documents each message")]
-#[rustfmt::skip]
 pub mod proto;
 
 use proto::tensor_proto::{DataLocation, DataType};
@@ -59,7 +58,7 @@ pub fn float_tensor(name: impl Into<String>, tensor: &Tensor) -> TensorProto {
         name: Some(name.into()),
         dims: tensor.shape().iter().map(|d| *d as i64).collect(),
         data_type: Some(DataType::Float.into()),
-        raw_data: Some(tensor.data().iter().flat_map(|v| v.to_le_bytes()).collect()),
+        raw_data: Some(bytes(tensor.data(), f32::to_le_bytes)),
         ..Default::default()
     }
 }

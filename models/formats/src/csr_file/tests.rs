@@ -29,7 +29,7 @@ fn read_changed(change: impl FnOnce(&mut BTreeMap<String, (Dtype, Vec<usize>, Ve
     let mut arrays = parsed.tensors().into_iter().map(tensor).collect();
     change(&mut arrays);
     let raw =
-        arrays.into_iter().map(|(name, (dtype, shape, bytes))| RawTensor { name, dtype, shape, bytes: bytes.into() });
+        arrays.into_iter().map(|(name, (dtype, shape, bytes))| RawTensor { name, dtype, shape, bytes: bytes.to_vec() });
     let metadata = BTreeMap::from([(FORMAT_KEY.to_string(), FORMAT.to_string())]);
     container::write(&path, raw.collect(), metadata).unwrap();
     read(&path)

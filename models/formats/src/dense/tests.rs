@@ -58,7 +58,7 @@ fn golden_bytes() {
 fn read_one(name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<DenseFile> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.safetensors");
-    let raw = RawTensor { name: name.into(), dtype, shape: shape.to_vec(), bytes: bytes.into() };
+    let raw = RawTensor { name: name.into(), dtype, shape: shape.to_vec(), bytes: bytes.to_vec() };
     container::write(&path, vec![raw], BTreeMap::new()).unwrap();
     read(&path)
 }
