@@ -3,6 +3,7 @@
 mod constant;
 mod convert;
 mod node;
+mod reshape;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -25,7 +26,7 @@ const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 /// The file must hold one graph with one image input `[N, C, H, W]` (N may be symbolic) and one output. Supported are
 /// the operators of [`Op`], and those that come down to them:
 /// - `Identity` and `Dropout` vanish;
-/// - `Reshape` to `[N, -1]` becomes `Flatten`;
+/// - `Reshape` to `[N, -1]`, written or computed as `x.view(x.size(0), -1)` is, becomes `Flatten`;
 /// - `ReduceMean` over height and width becomes `GlobalAveragePool`, with a `Flatten` unless `keepdims`;
 /// - `MatMul` by a constant, with an `Add` of a constant behind it if there is one, becomes `Gemm`.
 ///
@@ -136,7 +137,10 @@ impl<'a> Importer<'a> {
             if let Some(&maker) = makers.get(name).filter(|_| !self.constants.has(name))
                 && !std::mem::replace(&mut needed[maker], true)
             {
-                pending.extend(nodes[maker].input.iter().map(String::as_str).filter(|name| !name.is_empty()));
+                let inputs = nodes[maker].input.iter().map(String::as_str).filter(|name| !name.is_empty());
+                // The second input of a Reshape is looked at by itself: it may be a computed shape.
+                let values = if nodes[maker].op_type() == "Reshape" { 1 } else { usize::MAX };
+                pending.extend(inputs.take(values));
             }
         }
         nodes.iter().zip(needed).filter_map(|(node, needed)| needed.then_some(node)).collect()

@@ -35,9 +35,6 @@ impl<'a> Importer<'a> {
             "Identity" => self.value(node, 0),
             "Dropout" => self.dropout(node),
             "Constant" => Err(node.unsupported("its value is neither a tensor nor numbers")),
-            "Shape" => Err(node.unsupported(
-                "shapes must be fixed in the file; in PyTorch write torch.flatten(x, 1) for x.view(x.size(0), -1)",
-            )),
             _ => Err(node.unsupported(format!("the operator is not supported; supported are {SUPPORTED}"))),
         }
     }
@@ -169,27 +166,6 @@ impl<'a> Importer<'a> {
         node.only(&["axis"])?;
         let input = self.value(node, 0)?;
         self.axis_is_1(node, input, 1)?;
-        self.push(node, Op::Flatten, vec![input])
-    }
-
-    /// `[N, -1]` in any spelling: the batch stays, the rest becomes one axis.
-    fn reshape(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
-        node.only(&["allowzero"])?;
-        node.int_is("allowzero", 0, 0)?;
-        let input = self.value(node, 0)?;
-        let target = self.integers(node, 1)?.ok_or_else(|| node.malformed("input 1 is missing"))?;
-        let features = self.builder.shape(input).iter().product::<usize>() as i64;
-        let batch = self.batch.map(|n| n as i64);
-        let flattens = match target[..] {
-            [0, rest] => rest == -1 || rest == features,
-            [-1, rest] => rest == features,
-            [n, rest] => Some(n) == batch && (rest == -1 || rest == features),
-            _ => false,
-        };
-        if !flattens {
-            let problem = format!("reshapes to {target:?}, supported is flattening: [0, -1] or [-1, {features}]");
-            return Err(node.unsupported(problem));
-        }
         self.push(node, Op::Flatten, vec![input])
     }
 

@@ -92,6 +92,9 @@ fn network(nodes: Vec<NodeProto>) -> ModelProto {
             shape_constant("flat", &[0, -1]),
             shape_constant("one", &[1, -1]),
             shape_constant("wrong", &[0, 31]),
+            shape_constant("zero", &[0]),
+            shape_constant("two", &[2]),
+            shape_constant("rest", &[-1]),
         ],
         ..Default::default()
     };
@@ -308,15 +311,34 @@ fn reshape_to_another_shape() {
     let reshape = |shape| vec![node("Reshape", &["x", shape], "y", vec![])];
     assert_unsupported(reshape("wrong"), "reshapes to [0, 31], supported is flattening: [0, -1] or [-1, 32]");
     assert_unsupported(reshape("one"), "reshapes to [1, -1]");
-    assert_unsupported(reshape("x"), "input 1 (\"x\") is computed");
+    assert_unsupported(reshape("x"), "shape \"x\" is computed; in PyTorch use torch.flatten(x, 1)");
     let mut one_image = network(reshape("one"));
     one_image.graph.as_mut().unwrap().input = vec![value("x", &[1, 2, 4, 4])];
     assert_eq!(node_names(&import_proto(&one_image).unwrap()), [("Reshape.y", "Flatten")]);
 }
 
+/// As PyTorch exports `x.view(x.size(0), -1)`, with `size` instead of 0 and the shape's parts in this order.
+fn view(size: &str, parts: [&str; 2]) -> Vec<NodeProto> {
+    vec![
+        node("Shape", &["x"], "shape", vec![]),
+        node("Gather", &["shape", size], "size", vec![int("axis", 0)]),
+        node("Unsqueeze", &["size", "zero"], "sizes", vec![]),
+        node("Concat", &parts, "target", vec![int("axis", 0)]),
+        node("Reshape", &["x", "target"], "y", vec![]),
+    ]
+}
+
 #[test]
-fn shapes_computed_in_the_network() {
-    assert_unsupported(vec![node("Shape", &["x"], "y", vec![])], "in PyTorch write torch.flatten(x, 1)");
+fn a_view_that_keeps_the_batch() {
+    let model = import_nodes(view("zero", ["sizes", "rest"])).unwrap();
+    assert_eq!(node_names(&model), [("Reshape.y", "Flatten")]);
+}
+
+#[test]
+fn a_view_of_another_shape() {
+    assert_unsupported(view("two", ["sizes", "rest"]), "shape \"target\" is computed");
+    assert_unsupported(view("zero", ["rest", "sizes"]), "shape \"target\" is computed");
+    assert_unsupported(view("zero", ["sizes", "two"]), "reshapes to [0, 2], supported is flattening");
 }
 
 #[test]
