@@ -12,6 +12,7 @@ use crate::{Error, Options, compile, load};
 /// A network ready to run: planned once, its memory taken once, then run many times without allocating.
 #[derive(Debug)]
 pub struct Engine {
+    name: String,
     program: Program,
     plan: Plan,
     input: Vec<usize>,
@@ -38,7 +39,8 @@ impl Engine {
         let model = passes::fold_batch_norm(model);
         let (program, plan) = compile::compile(&model, isa, options)?;
         let (input, output) = (model.graph().input_shape().to_vec(), model.graph().output_shape().to_vec());
-        Ok(Self { program, plan, input, output })
+        let name = model.graph().name().to_string();
+        Ok(Self { name, program, plan, input, output })
     }
 
     /// Computes the outputs of `batch` images: `images` is `[batch, C, H, W]`, `logits` is `[batch, outputs]`.
@@ -73,6 +75,11 @@ impl Engine {
     /// Bytes of weights and indices that a run reads.
     pub fn weight_bytes(&self) -> usize {
         self.plan.iter().map(|layer: &LayerPlan| layer.weight_bytes).sum()
+    }
+
+    /// Name of the network.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Tier of the kernels.

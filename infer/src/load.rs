@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sr2_formats::csr_file::{self, CsrFile, GRAPH_KEY};
 use sr2_formats::{Error, Result};
-use sr2_models::{Graph, Model};
+use sr2_models::{Graph, Model, onnx};
 
 /// The files of an export folder that hold a whole network, best first.
 const EXPORTED: [&str; 2] = ["model.csr.safetensors", "model.onnx"];
@@ -19,6 +19,7 @@ pub(crate) fn load(path: &Path) -> Result<Model> {
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("safetensors") => load_csr(path),
+        Some("onnx") => onnx::import(path),
         _ => Err(Error::unsupported(path, "expected a file .onnx or .csr.safetensors, or an export folder")),
     }
 }
