@@ -9,12 +9,21 @@ pub enum BenchError {
     /// Options that fit no measurement, or not this model.
     #[error("{0}")]
     Usage(String),
-    /// A model file that cannot be read, or has an operator the engine lacks.
+    /// A model file that cannot be read.
     #[error(transparent)]
-    Model(#[from] sr2_formats::Error),
-    /// ONNX Runtime was the only engine left and is not there.
+    Model(sr2_formats::Error),
+    /// The engine does not take the model or the options.
+    #[error(transparent)]
+    Native(sr2_infer::Error),
+    /// ONNX Runtime's library is not there or broken.
     #[error(transparent)]
     OnnxRuntime(#[from] OnnxRuntimeError),
+    /// ONNX Runtime was asked for, and there is no file it can read.
+    #[error("{}: no ONNX file here or beside it, so ONNX Runtime cannot run; export one", path.display())]
+    NoOnnxFile {
+        /// The model asked for.
+        path: std::path::PathBuf,
+    },
     /// An engine failed on a model.
     #[error("{engine}: {problem}")]
     Engine {
@@ -50,4 +59,26 @@ pub enum BenchError {
         /// The value found.
         value: f32,
     },
+}
+
+impl From<sr2_formats::Error> for BenchError {
+    fn from(error: sr2_formats::Error) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl From<sr2_infer::Error> for BenchError {
+    fn from(error: sr2_infer::Error) -> Self {
+        match error {
+            sr2_infer::Error::File(error) => Self::Model(error),
+            error => Self::Native(error),
+        }
+    }
+}
+
+impl BenchError {
+    /// Whether an engine is just not installed, so that the others can be measured without it.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::NoOnnxFile { .. } | Self::OnnxRuntime(OnnxRuntimeError::NotFound))
+    }
 }

@@ -9,12 +9,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use fetch::{FETCHED_VERSION, fetch_onnx_runtime};
 
 /// An ONNX Runtime library that exists and is a shared library of this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnnxRuntime {
     path: PathBuf,
     place: Place,
@@ -22,7 +22,7 @@ pub struct OnnxRuntime {
 }
 
 /// Where a library may come from, in the order in which the places are searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// Named on the command line.

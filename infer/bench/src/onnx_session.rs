@@ -57,18 +57,17 @@ impl Runner for OnnxSession {
         self.weight_bytes
     }
 
-    fn run(&mut self, images: &[f32], logits: &mut Vec<f32>) -> Result<(), BenchError> {
+    fn run(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), BenchError> {
         let [c, h, w] = self.input_shape;
         assert_eq!(images.len(), self.batch * c * h * w, "images of a batch of {}", self.batch);
         let failed = |e: ort::Error| engine(e.to_string());
         let input = TensorRef::from_array_view(([self.batch, c, h, w], images)).map_err(failed)?;
         let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
         let (shape, values) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
-        if values.len() != self.batch * self.outputs {
+        if values.len() != logits.len() {
             return Err(engine(format!("output has shape {shape}, expected [{}, {}]", self.batch, self.outputs)));
         }
-        logits.clear();
-        logits.extend_from_slice(values);
+        logits.copy_from_slice(values);
         Ok(())
     }
 }

@@ -1,0 +1,72 @@
+//! Which file of a model each engine reads.
+
+use std::path::{Path, PathBuf};
+
+use sr2_formats::Error;
+
+/// The files of one network: what the engine reads, and what ONNX Runtime reads, if there is such a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelFiles {
+    native: PathBuf,
+    onnx: Option<PathBuf>,
+}
+
+const CSR: &str = ".csr.safetensors";
+const ONNX: &str = ".onnx";
+
+impl ModelFiles {
+    /// The files of an export folder, or of one of its files and the file beside it.
+    pub(crate) fn find(model: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::metadata(model).map_err(|e| Error::io(model, "read", e))?;
+        let stem = match model.to_str().unwrap_or_default() {
+            _ if metadata.is_dir() => model.join("model").to_string_lossy().into_owned(),
+            name if name.ends_with(ONNX) => {
+                return Ok(Self { native: model.to_path_buf(), onnx: Some(model.to_path_buf()) });
+            }
+            name if name.ends_with(CSR) => name[..name.len() - CSR.len()].to_string(),
+            _ => return Err(Error::unsupported(model, format!("expected an export folder, a {ONNX} or a {CSR} file"))),
+        };
+        let existing = |ending| Some(PathBuf::from(format!("{stem}{ending}"))).filter(|path| path.exists());
+        let onnx = existing(ONNX);
+        match existing(CSR).or(onnx.clone()) {
+            Some(native) => Ok(Self { native, onnx }),
+            None => Err(Error::unsupported(model, format!("holds neither model{CSR} nor model{ONNX}"))),
+        }
+    }
+
+    /// The file that the engine reads, sparse or dense.
+    pub(crate) fn native(&self) -> &Path {
+        &self.native
+    }
+
+    /// The file that ONNX Runtime reads.
+    pub(crate) fn onnx(&self) -> Option<&Path> {
+        self.onnx.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_engine_gets_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let find = |name: &str| ModelFiles::find(&at(name));
+        let message = |name: &str| find(name).unwrap_err().to_string();
+        assert!(message("").ends_with("holds neither model.csr.safetensors nor model.onnx"), "{}", message(""));
+        std::fs::write(at("model.onnx"), "").unwrap();
+        let onnx = ModelFiles { native: at("model.onnx"), onnx: Some(at("model.onnx")) };
+        assert_eq!((find("").unwrap(), find("model.onnx").unwrap()), (onnx.clone(), onnx.clone()));
+
+        std::fs::write(at("model.csr.safetensors"), "").unwrap();
+        let both = ModelFiles { native: at("model.csr.safetensors"), onnx: Some(at("model.onnx")) };
+        assert_eq!((find("").unwrap(), find("model.csr.safetensors").unwrap()), (both.clone(), both));
+        assert_eq!(find("model.onnx").unwrap(), onnx);
+
+        std::fs::write(at("model.pt"), "").unwrap();
+        assert!(message("model.pt").contains("expected an export folder"), "{}", message("model.pt"));
+        assert!(message("missing").contains("cannot read"), "{}", message("missing"));
+    }
+}

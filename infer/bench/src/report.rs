@@ -1,0 +1,186 @@
+//! What a measurement found, as a table and as JSON.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::{Agreement, EngineKind, Machine, NetworkFacts, OnnxRuntime};
+
+/// Version of the JSON form of [`Report`]; raised when a field changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+
+/// The figures of one measurement and all that is needed to repeat it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of sr2-prune.
+    pub version: &'static str,
+    /// The ONNX Runtime measured, if it was.
+    pub onnx_runtime: Option<OnnxRuntime>,
+    /// The machine.
+    pub machine: Machine,
+    /// Instruction-set tier of the engine's kernels.
+    pub isa: &'static str,
+    /// File or folder asked for.
+    pub model: PathBuf,
+    /// The network in it, if one of the engines measured is ours.
+    pub network: Option<NetworkFacts>,
+    /// Images in a batch.
+    pub batch: usize,
+    /// Threads of each engine.
+    pub threads: usize,
+    /// Seconds of each engine, warm-up not counted.
+    pub seconds: f64,
+    /// How well the engines' answers agree.
+    pub agreement: Agreement,
+    /// One row for each engine measured, in the order asked for.
+    pub results: Vec<EngineResult>,
+    /// Engines asked for and not measured.
+    pub unavailable: Vec<Unavailable>,
+}
+
+/// The figures of one engine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EngineResult {
+    /// The engine.
+    pub engine: EngineKind,
+    /// Bytes of the weights as the engine stores them (of ONNX Runtime: size of the ONNX file).
+    pub weight_bytes: u64,
+    /// Median time of a batch, in milliseconds.
+    pub p50_ms: f64,
+    /// 90th percentile.
+    pub p90_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+    /// Smallest and largest median of a round.
+    pub round_p50_ms: [f64; 2],
+    /// Number of runs timed.
+    pub runs: usize,
+    /// Batch size over the median time.
+    pub images_per_s: f64,
+    /// Time of ONNX Runtime over the time of this engine (above 1 is faster than ONNX Runtime), the median of the
+    /// ratios taken round by round.
+    pub ratio_to_ort: Option<f64>,
+    /// Largest resident memory of a process that loads the network in this engine only and runs it.
+    pub peak_rss_bytes: Option<u64>,
+    /// Fraction of the labelled images given that it classifies right.
+    pub accuracy: Option<f64>,
+}
+
+/// An engine that was asked for and cannot run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unavailable {
+    /// The engine.
+    pub engine: EngineKind,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (batch, threads) = (self.batch, self.threads);
+        let cpu = self.machine.cpu.as_deref().unwrap_or(&self.machine.system);
+        match &self.network {
+            Some(n) => write!(f, "{}: {} weights, {:.2} % zero; ", n.name, n.weights, 100.0 * n.sparsity)?,
+            None => write!(f, "{}: ", self.model.display())?,
+        }
+        let plural = if threads == 1 { "" } else { "s" };
+        writeln!(f, "batch {batch}, {threads} thread{plural}, {}, {cpu}", self.isa)?;
+        writeln!(f, "{}", self.table())?;
+        for Unavailable { engine, reason } in &self.unavailable {
+            writeln!(f, "{engine}: not measured: {reason}")?;
+        }
+        let Agreement { reference, images, max_difference, .. } = &self.agreement;
+        write!(f, "largest difference of logits to {reference} on {images} images: {max_difference:.1e} of their range")
+    }
+}
+
+impl Report {
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN).set_header([
+            "engine",
+            "weights MB",
+            "p50 ms",
+            "p90 ms",
+            "p99 ms",
+            "images/s",
+            "vs ort",
+            "peak RSS MB",
+            "accuracy",
+        ]);
+        for row in &self.results {
+            let known = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+            table.add_row([
+                row.engine.to_string(),
+                format!("{:.3}", row.weight_bytes as f64 / 1e6),
+                format!("{:.3}", row.p50_ms),
+                format!("{:.3}", row.p90_ms),
+                format!("{:.3}", row.p99_ms),
+                format!("{:.1}", row.images_per_s),
+                known(row.ratio_to_ort.map(|ratio| format!("{ratio:.2}x"))),
+                known(row.peak_rss_bytes.map(|bytes| format!("{:.1}", bytes as f64 / 1e6))),
+                known(row.accuracy.map(|fraction| format!("{:.2} %", 100.0 * fraction))),
+            ]);
+        }
+        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let row = EngineResult {
+            engine: EngineKind::Sparse,
+            weight_bytes: 105_000,
+            p50_ms: 0.25,
+            p90_ms: 0.5,
+            p99_ms: 1.0,
+            round_p50_ms: [0.25, 0.375],
+            runs: 4000,
+            images_per_s: 4000.0,
+            ratio_to_ort: Some(3.5),
+            peak_rss_bytes: Some(12_500_000),
+            accuracy: Some(0.9125),
+        };
+        let dense = EngineResult { engine: EngineKind::Dense, ratio_to_ort: None, accuracy: None, ..row.clone() };
+        Report {
+            schema: SCHEMA,
+            version: "0.1.0",
+            onnx_runtime: None,
+            machine: Machine {
+                cpu: Some("A CPU".into()),
+                cores: 2,
+                cpu_flags: vec!["avx2", "fma"],
+                memory_bytes: Some(1 << 34),
+                system: "linux x86_64".into(),
+            },
+            isa: "avx2",
+            model: "exports/net".into(),
+            network: Some(NetworkFacts::new("resnet20", 270_896, 16_931)),
+            batch: 1,
+            threads: 2,
+            seconds: 1.0,
+            agreement: Agreement { reference: "sparse".into(), images: 16, max_difference: 0.5, allowed: 1.0 },
+            results: vec![row, dense],
+            unavailable: vec![Unavailable { engine: EngineKind::Ort, reason: "not found".into() }],
+        }
+    }
+
+    #[test]
+    fn json_is_as_recorded() {
+        let json = serde_json::to_string_pretty(&report()).unwrap();
+        assert_eq!(json, include_str!("../tests/data/report.json").trim_end());
+    }
+
+    #[test]
+    fn table_is_as_recorded() {
+        assert_eq!(report().to_string(), include_str!("../tests/data/report.md").trim_end());
+    }
+}

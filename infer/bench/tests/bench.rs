@@ -1,0 +1,110 @@
+//! The whole measurement on a tiny network (`data/generate.py`), and what it says when it cannot be made.
+
+use std::path::{Path, PathBuf};
+
+use sr2_bench::{BenchError, BenchOptions, EngineKind, LabelledImages, OnnxRuntime, OnnxRuntimeError, Places, bench};
+use sr2_infer::Isa;
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny.onnx")
+}
+
+fn options(engines: &[EngineKind]) -> BenchOptions {
+    BenchOptions {
+        model: tiny(),
+        engines: engines.to_vec(),
+        batch: 2,
+        threads: 1,
+        seconds: 0.05,
+        isa: Isa::best(),
+        data: None,
+        places: Places::default(),
+        program: None,
+    }
+}
+
+fn numbers(key: &str) -> Vec<f32> {
+    let json: serde_json::Value = serde_json::from_str(include_str!("data/tiny.json")).unwrap();
+    json[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+/// The two images of the reference, and the classes its logits give them.
+fn labelled() -> LabelledImages {
+    let logits = numbers("logits");
+    let largest = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+    LabelledImages { images: numbers("images"), labels: logits.chunks(4).map(largest).collect() }
+}
+
+fn with_library() -> Option<Places> {
+    let places = Places::of_process(None, None);
+    match OnnxRuntime::find(&places) {
+        Ok(_) => Some(places),
+        Err(error) => {
+            eprintln!("SKIP: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn all_engines_agree_and_are_reported_in_order() {
+    let Some(places) = with_library() else { return };
+    let engines = [EngineKind::Ort, EngineKind::Sparse, EngineKind::Dense];
+    let report = bench(&BenchOptions { places, data: Some(labelled()), ..options(&engines) }).unwrap();
+    assert_eq!(report.results.iter().map(|row| row.engine).collect::<Vec<_>>(), engines);
+    assert!(report.unavailable.is_empty());
+    assert_eq!((report.agreement.reference.as_str(), report.agreement.images), ("ort", 2));
+    assert_eq!(report.results[0].ratio_to_ort, Some(1.0));
+    assert!(report.onnx_runtime.is_some());
+    for row in &report.results {
+        assert_eq!(row.accuracy, Some(1.0), "{row:?}");
+        assert!(0.0 < row.p50_ms && row.p50_ms <= row.p90_ms && row.p90_ms <= row.p99_ms, "{row:?}");
+        assert!((row.images_per_s * row.p50_ms / 2e3 - 1.0).abs() < 1e-9, "{row:?}");
+    }
+}
+
+/// `race.py` reads `results[0].p50_ms` of the JSON.
+#[test]
+fn json_holds_the_engine_asked_for_first() {
+    let report = bench(&options(&[EngineKind::Sparse])).unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["schema"], &json["results"][0]["engine"]), (&1.into(), &"sparse".into()));
+    assert!(json["results"][0]["p50_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(json["results"][0]["ratio_to_ort"], serde_json::Value::Null);
+}
+
+#[test]
+fn without_onnx_runtime_the_other_engines_run() {
+    let report = bench(&options(&[EngineKind::Ort, EngineKind::Dense])).unwrap();
+    assert_eq!(report.results.len(), 1);
+    assert_eq!(report.unavailable[0].engine, EngineKind::Ort);
+    assert!(report.unavailable[0].reason.contains("pip install onnxruntime"), "{:?}", report.unavailable);
+    assert!(report.to_string().contains("ort: not measured: "), "{report}");
+
+    let alone = bench(&options(&[EngineKind::Ort])).unwrap_err();
+    assert!(matches!(alone, BenchError::OnnxRuntime(OnnxRuntimeError::NotFound)), "{alone}");
+    let named = Places { option: Some("/no/such/library".into()), ..Places::default() };
+    let broken = bench(&BenchOptions { places: named, ..options(&[EngineKind::Dense, EngineKind::Ort]) }).unwrap_err();
+    assert!(broken.to_string().starts_with("/no/such/library: "), "{broken}");
+}
+
+#[test]
+fn options_that_make_no_sense_are_named() {
+    let message = |options: BenchOptions| bench(&options).unwrap_err().to_string();
+    let sparse = || options(&[EngineKind::Sparse]);
+    let twice = options(&[EngineKind::Dense, EngineKind::Sparse, EngineKind::Dense]);
+    assert_eq!(message(twice), "engine dense is named twice");
+    assert_eq!(message(options(&[])), "no engine to measure");
+    assert!(message(BenchOptions { batch: 0, ..sparse() }).starts_with("batch is 0, expected 1 to "));
+    assert!(message(BenchOptions { threads: 0, ..sparse() }).starts_with("threads is 0, expected 1 to "));
+    assert!(message(BenchOptions { seconds: f64::NAN, ..sparse() }).starts_with("seconds is NaN, expected 0 to "));
+    let mut data = labelled();
+    data.labels[1] = 4;
+    assert_eq!(
+        message(BenchOptions { data: Some(data), ..sparse() }),
+        "data has label 4, but the network has 4 outputs"
+    );
+    let data = LabelledImages { labels: vec![0; 3], ..labelled() };
+    assert!(message(BenchOptions { data: Some(data), ..sparse() }).starts_with("data has 384 values and 3 labels"));
+    assert!("fast".parse::<EngineKind>().unwrap_err().to_string().contains("expected one of sparse, dense, ort"));
+}
