@@ -222,3 +222,6 @@ fn check_input(shape: &[usize]) -> Result<(), String> {
         _ => Err(format!("the network's input must be [channels, height, width], each 1 to 65536, got {shape:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,7 +204,8 @@ impl Op {
             _ => 1..=1,
         };
         if !arity.contains(&inputs.len()) {
-            return Err(format!("takes {} inputs, got {}", arity.start(), inputs.len()));
+            let (start, more) = (arity.start(), if arity.start() < arity.end() { " or more" } else { "" });
+            return Err(format!("takes {start}{more} inputs, got {}", inputs.len()));
         }
         let input = inputs[0];
         match self {
