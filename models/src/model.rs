@@ -99,3 +99,6 @@ impl Model {
         1.0 - nnz as f64 / total.max(1) as f64
     }
 }
+
+#[cfg(test)]
+mod tests;
