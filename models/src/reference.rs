@@ -50,7 +50,7 @@ fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &[usize]) ->
 /// `y[o, r, c] = bias[o] + sum over i, u, v of weight[o, i, u, v] x[i, r s + u d - top, c s + v d - left]`, where places
 /// outside the image are 0 and `i` runs over the input channels of `o`'s group.
 fn convolve(model: &Model, c: &Conv, x: &[f32], x_shape: &[usize], shape: &[usize]) -> Vec<f32> {
-    let (height, width) = (x_shape[1], x_shape[2]);
+    let (padded, [height, width]) = pad(x, x_shape, c.pads);
     let (rows, columns) = (shape[1], shape[2]);
     let weight = model.parameter(&c.weight).data();
     let group_inputs = x_shape[0] / c.groups;
@@ -60,20 +60,13 @@ fn convolve(model: &Model, c: &Conv, x: &[f32], x_shape: &[usize], shape: &[usiz
         let mut sums = vec![c.bias.as_ref().map_or(0.0, |b| f64::from(model.parameter(b).data()[o])); rows * columns];
         for i in 0..group_inputs {
             let channel = o / group_outputs * group_inputs + i;
-            let plane = &x[channel * height * width..(channel + 1) * height * width];
             for u in 0..c.kernel[0] {
                 for v in 0..c.kernel[1] {
-                    let w = weight[((o * group_inputs + i) * c.kernel[0] + u) * c.kernel[1] + v];
-                    for row in 0..rows {
-                        let Some(in_row) = source(row, c.stride[0], u * c.dilation[0], c.pads[0], height) else {
-                            continue;
-                        };
-                        for column in 0..columns {
-                            if let Some(in_column) = source(column, c.stride[1], v * c.dilation[1], c.pads[1], width) {
-                                let value = plane[in_row * width + in_column];
-                                sums[row * columns + column] += f64::from(w) * f64::from(value);
-                            }
-                        }
+                    let w = f64::from(weight[((o * group_inputs + i) * c.kernel[0] + u) * c.kernel[1] + v]);
+                    for (row, sums) in sums.chunks_exact_mut(columns).enumerate() {
+                        let in_row = channel * height + row * c.stride[0] + u * c.dilation[0];
+                        let taps = padded[in_row * width + v * c.dilation[1]..].iter().step_by(c.stride[1]);
+                        sums.iter_mut().zip(taps).for_each(|(sum, tap)| *sum += w * tap);
                     }
                 }
             }
@@ -81,6 +74,18 @@ fn convolve(model: &Model, c: &Conv, x: &[f32], x_shape: &[usize], shape: &[usiz
         y.extend(sums.into_iter().map(|s| s as f32));
     }
     y
+}
+
+/// The image with zeros around it, and its new height and width.
+fn pad(x: &[f32], shape: &[usize], [top, left, bottom, right]: [usize; 4]) -> (Vec<f64>, [usize; 2]) {
+    let [height, width] = [shape[1] + top + bottom, shape[2] + left + right];
+    let mut padded = vec![0.0; shape[0] * height * width];
+    for (index, line) in x.chunks_exact(shape[2]).enumerate() {
+        let row = index / shape[1] * height + top + index % shape[1];
+        let start = row * width + left;
+        padded[start..start + line.len()].iter_mut().zip(line).for_each(|(p, v)| *p = f64::from(*v));
+    }
+    (padded, [height, width])
 }
 
 /// The place in an axis of `size` that position `out` of the output reads at `offset` in its window, if inside.
