@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use sr2_formats::csr_file::{self, CsrFile, GRAPH_KEY};
 use sr2_formats::{Error, Result};
-use sr2_models::{Graph, Model, onnx};
+use sr2_models::{Model, csr, onnx};
 
 /// The files of an export folder that hold a whole network, best first.
 const EXPORTED: [&str; 2] = ["model.csr.safetensors", "model.onnx"];
@@ -18,20 +17,8 @@ pub(crate) fn load(path: &Path) -> Result<Model> {
         return load(&file);
     }
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("safetensors") => load_csr(path),
+        Some("safetensors") => csr::read(path),
         Some("onnx") => onnx::import(path),
         _ => Err(Error::unsupported(path, "expected a file .onnx or .csr.safetensors, or an export folder")),
     }
-}
-
-fn load_csr(path: &Path) -> Result<Model> {
-    let CsrFile { sparse, dense, metadata } = csr_file::read(path)?;
-    let Some(graph) = metadata.get(GRAPH_KEY) else {
-        return Err(Error::malformed(path, format!("metadata has no {GRAPH_KEY:?}, expected the network's graph")));
-    };
-    let graph: Graph = serde_json::from_str(graph)
-        .map_err(|error| Error::malformed(path, format!("metadata {GRAPH_KEY:?} is no graph: {error}")))?;
-    let mut parameters = dense;
-    parameters.extend(sparse.into_iter().map(|(name, parameter)| (name, parameter.to_dense())));
-    Model::try_new(graph, parameters).map_err(|error| Error::malformed(path, error.to_string()))
 }

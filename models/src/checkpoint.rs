@@ -4,7 +4,7 @@
 //! holds the graph, the [`Provenance`] and whatever else a training run keeps as text.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sr2_formats::csr_file::GRAPH_KEY;
@@ -67,6 +67,24 @@ pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint> {
     let state = tensors.extract_if(.., |name, _| name.starts_with(STATE_PREFIX)).collect();
     let model = Model::try_new(graph, tensors).map_err(|e| Error::malformed(path, e.to_string()))?;
     Ok(Checkpoint { model, provenance, state, metadata })
+}
+
+/// Name of the checkpoint of a step in a run folder.
+pub fn file_name(step: u64) -> String {
+    format!("checkpoint-{step}.safetensors")
+}
+
+/// The checkpoints in a run folder, each with its step, oldest first.
+pub fn list(folder: impl AsRef<Path>) -> Result<Vec<(u64, PathBuf)>> {
+    let folder = folder.as_ref();
+    let paths = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let paths = paths().map_err(|e| Error::io(folder, "list", e))?;
+    let step = |path: &Path| -> Option<u64> {
+        path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
+    };
+    let mut checkpoints: Vec<_> = paths.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
+    checkpoints.sort();
+    Ok(checkpoints)
 }
 
 fn json<T: serde::de::DeserializeOwned>(path: &Path, key: &str, text: &str) -> Result<T> {

@@ -4,6 +4,7 @@
 //! `sr2-infer` compiles it to a plan; none of them knows the others.
 
 pub mod checkpoint;
+pub mod csr;
 mod graph;
 pub mod initialisation;
 mod model;

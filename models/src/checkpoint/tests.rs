@@ -120,3 +120,14 @@ fn metadata_that_does_not_hold_together_is_refused() {
     });
     refused(&provenance, PROVENANCE_KEY);
 }
+
+#[test]
+fn lists_checkpoints_by_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let others = ["best.safetensors", "checkpoint-.safetensors", "checkpoint-x.safetensors", "checkpoint-1.txt"];
+    for name in [100, 9, 20].map(file_name).iter().map(String::as_str).chain(others) {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    let found = list(folder.path()).unwrap();
+    assert_eq!(found, [9, 20, 100].map(|step| (step, folder.path().join(file_name(step)))));
+}
