@@ -4,9 +4,8 @@ use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sr2_formats::csr_file::{self, GRAPH_KEY};
-use sr2_formats::{Error, TensorMap};
-use sr2_models::{Graph, Model, reference};
+use sr2_formats::Error;
+use sr2_models::{Model, reference};
 
 use crate::ExportError;
 
@@ -74,17 +73,6 @@ fn same_zeros(found: &Model, expected: &Model) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The network in a CSR safetensors file.
-pub fn read_csr(path: &Path) -> Result<Model, ExportError> {
-    let file = csr_file::read(path)?;
-    let malformed = |problem: String| Error::malformed(path, problem);
-    let graph = file.metadata.get(GRAPH_KEY).ok_or_else(|| malformed(format!("has no metadata {GRAPH_KEY:?}")))?;
-    let graph: Graph = serde_json::from_str(graph).map_err(|e| malformed(format!("metadata {GRAPH_KEY:?}: {e}")))?;
-    let sparse = file.sparse.iter().map(|(name, parameter)| (name.clone(), parameter.to_dense()));
-    let parameters: TensorMap = sparse.chain(file.dense).collect();
-    Ok(Model::try_new(graph, parameters).map_err(|e| malformed(e.to_string()))?)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use sr2_models::Model;
 use sr2_models::checkpoint::{self, Checkpoint, PROVENANCE_KEY};
 use sr2_models::passes::fold_batch_norm;
 
-use crate::check::{Expected, read_csr};
+use crate::check::Expected;
 use crate::config::Config;
 use crate::csr_writer::compress;
 use crate::model_card::model_card;
@@ -46,7 +46,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
         Some(source) => source.clone(),
         None => locate::newest_run(&options.runs)?,
     };
-    let path = locate::checkpoint(&source)?;
+    let path = locate::last_checkpoint(&source)?;
     let folder = options.out.clone().unwrap_or_else(|| path.with_file_name("export"));
     let read = checkpoint::read(&path)?;
     let published = Checkpoint { state: TensorMap::new(), metadata: BTreeMap::new(), ..read };
@@ -72,7 +72,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
 
     let file = staging.file(CSR);
     csr_file::write(&file, &csr(&folded, metadata.clone(), &path)?)?;
-    let csr = report(CSR, &read_csr(&file)?, &folded)?;
+    let csr = report(CSR, &sr2_models::csr::read(&file)?, &folded)?;
 
     let file = staging.file(ONNX);
     onnx::write(&file, &to_onnx(&folded, &metadata))?;

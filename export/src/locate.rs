@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sr2_formats::Error;
+use sr2_models::checkpoint;
 
 use crate::ExportError;
 
 /// The checkpoint that `source` means: itself, or the last one of a run folder.
-pub fn checkpoint(source: &Path) -> Result<PathBuf, ExportError> {
+pub fn last_checkpoint(source: &Path) -> Result<PathBuf, ExportError> {
     let found = fs::metadata(source).map_err(|e| Error::io(source, "open", e))?;
     if found.is_file() {
         return Ok(source.to_path_buf());
     }
-    let last = checkpoints(source)?.into_iter().max_by_key(|c| c.step);
-    last.map(|c| c.path).ok_or_else(|| ExportError::NoCheckpoint {
+    let last = checkpoint::list(source)?.pop();
+    last.map(|(_, path)| path).ok_or_else(|| ExportError::NoCheckpoint {
         folder: source.to_path_buf(),
         problem: "holds no checkpoint-STEP.safetensors; give a checkpoint or the folder of a run".into(),
     })
@@ -32,7 +33,7 @@ pub fn newest_run(runs: &Path) -> Result<PathBuf, ExportError> {
     }
     let mut newest: Option<(SystemTime, PathBuf)> = None;
     for folder in entries(runs)?.into_iter().filter(|path| path.is_dir()) {
-        for Checkpoint { path, .. } in checkpoints(&folder)? {
+        for (_, path) in checkpoint::list(&folder)? {
             let modified = fs::metadata(&path).and_then(|m| m.modified()).map_err(|e| Error::io(&path, "read", e))?;
             if newest.as_ref().is_none_or(|(time, _)| modified > *time) {
                 newest = Some((modified, folder.clone()));
@@ -40,20 +41,6 @@ pub fn newest_run(runs: &Path) -> Result<PathBuf, ExportError> {
         }
     }
     newest.map(|(_, folder)| folder).ok_or_else(nothing)
-}
-
-struct Checkpoint {
-    step: u64,
-    path: PathBuf,
-}
-
-fn checkpoints(folder: &Path) -> Result<Vec<Checkpoint>, ExportError> {
-    let checkpoint = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?;
-        let step = name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()?;
-        Some(Checkpoint { step, path })
-    };
-    Ok(entries(folder)?.into_iter().filter_map(checkpoint).collect())
 }
 
 /// Paths in a folder, by name.

@@ -177,3 +177,36 @@ fn value_info(name: &str, shape: &[usize]) -> ValueInfoProto {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sr2_formats::onnx;
+    use sr2_models::{Gemm, reference};
+
+    use super::*;
+
+    #[test]
+    fn names_never_clash() {
+        let gemm = |weight: &str, bias: &str| {
+            Op::Gemm(Gemm { weight: weight.into(), bias: Some(bias.into()), out_features: 2 })
+        };
+        let node = |name: &str, op, value| Node { name: name.into(), op, inputs: vec![value] };
+        let nodes = vec![
+            node("a", Op::Flatten, 0),
+            node("b", gemm("input", "output"), 1),
+            node("c", gemm("a_output", "b_output_"), 2),
+        ];
+        let graph = Graph::try_new("clashes", &[2, 1, 1], nodes).unwrap();
+        let tensor = |p: &sr2_models::ParameterSpec| {
+            let len = p.shape.iter().product::<usize>();
+            (p.name.clone(), Tensor::new(p.shape.clone(), (1..=len).map(|v| v as f32).collect()))
+        };
+        let parameters = graph.parameters().iter().map(tensor).collect();
+        let model = Model::try_new(graph, parameters).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        onnx::write(&path, &to_onnx(&model, &BTreeMap::new())).unwrap();
+        let found = sr2_models::onnx::import(&path).unwrap();
+        assert_eq!(reference::logits(&found, &[3.0, 5.0], 1), reference::logits(&model, &[3.0, 5.0], 1));
+    }
+}
