@@ -16,7 +16,8 @@ pub enum DatasetKind {
 }
 
 /// Which of a dataset's two parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Part {
     /// 50,000 images.
     Train,

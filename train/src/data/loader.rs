@@ -17,7 +17,7 @@ use super::pixels::{Augmentation, Normalizer};
 use crate::executor::Batch;
 
 /// Finished batches that wait for the consumer, for each worker.
-const PREFETCH: usize = 2;
+pub(super) const PREFETCH: usize = 2;
 
 /// A place in the endless sequence of batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ pub struct LoadedBatch {
 #[derive(Debug)]
 pub struct BatchLoader {
     /// In order of delivery: the next batch comes from the front.
-    ready: Vec<Receiver<LoadedBatch>>,
+    pub(super) ready: Vec<Receiver<LoadedBatch>>,
     next_worker: usize,
     spent: Sender<Batch>,
     threads: Vec<JoinHandle<()>>,
@@ -198,7 +198,7 @@ impl Worker {
     }
 }
 
-fn shuffled(images: usize, seed: u64, epoch: u64) -> Vec<usize> {
+pub(super) fn shuffled(images: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..images).collect();
     order.shuffle(&mut Draw::Order { epoch }.generator(seed));
     order

@@ -14,10 +14,13 @@
 //! ```
 
 mod binary;
+mod check;
 mod cifar;
+mod contain;
 mod dataset;
 mod draw;
 mod evaluation;
+mod fetch;
 mod image;
 mod kind;
 mod loader;
@@ -26,9 +29,11 @@ mod parquet_file;
 mod pixels;
 mod split;
 
+pub use check::{PartReport, Report, check};
 pub use cifar::Cifar;
 pub use dataset::Dataset;
 pub use evaluation::EvaluationBatches;
+pub use fetch::fetch;
 pub use kind::{DatasetKind, Part};
 pub use loader::{BatchLoader, LoadedBatch, LoaderError, LoaderOptions, Position};
 pub use locate::{cache_folder, locate};

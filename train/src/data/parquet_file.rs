@@ -12,6 +12,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use rayon::prelude::*;
 use sr2_formats::{Error, Result};
 
+use super::contain::contain;
 use super::pixels::IMAGE_BYTES;
 use super::{Dataset, DatasetKind, image};
 
@@ -56,7 +57,7 @@ struct Table<'a> {
 impl<'a> Table<'a> {
     fn open(path: &'a Path, most_rows: usize) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
-        let reader = SerializedFileReader::new(file).map_err(|error| not_parquet(path, &error))?;
+        let reader = guarded(path, || SerializedFileReader::new(file))?;
         let found = reader.metadata().file_metadata().num_rows();
         match usize::try_from(found) {
             Ok(rows) if (1..=most_rows).contains(&rows) => Ok(Self { path, reader, rows }),
@@ -84,7 +85,7 @@ impl<'a> Table<'a> {
 
         let mut values = Vec::new();
         let mut levels = Vec::new();
-        self.read_groups::<T>(index, &mut values, &mut levels).map_err(|error| not_parquet(self.path, &error))?;
+        guarded(self.path, || self.read_groups::<T>(index, &mut values, &mut levels))?;
         if let Some(row) = levels.iter().position(|&level| level < column.max_def_level()) {
             return Err(malformed(format!("row {row}: no `{name}`")));
         }
@@ -117,6 +118,13 @@ impl<'a> Table<'a> {
     }
 }
 
-fn not_parquet(path: &Path, error: &ParquetError) -> Error {
-    Error::malformed(path, format!("cut, or not a Parquet file: {error}"))
+/// The parquet crate panics on some broken files, for example where a page needs a dictionary that is not there.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> std::result::Result<T, ParquetError>) -> Result<T> {
+    let error = match contain(read) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic,
+    };
+    let error = error.replace('\n', " ");
+    Err(Error::malformed(path, format!("cut, or not a Parquet file: {error}")))
 }

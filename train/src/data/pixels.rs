@@ -18,10 +18,10 @@ pub const CROP_PADDING: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Augmentation {
     /// First row and column of the crop in the padded image, 0 to 2 [`CROP_PADDING`].
-    top: usize,
-    left: usize,
+    pub(super) top: usize,
+    pub(super) left: usize,
     /// Left and right exchanged, after the crop.
-    flip: bool,
+    pub(super) flip: bool,
 }
 
 impl Augmentation {

@@ -1,5 +1,8 @@
 //! Fixtures of the tests of this module.
 
+mod fetching;
+mod loading;
+mod reading;
 mod real;
 
 use std::path::{Path, PathBuf};
