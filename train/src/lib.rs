@@ -1,11 +1,24 @@
 //! Training: data, proximal operators, SR2, the loop and its run folders.
 
 pub mod candle_executor;
+pub mod config;
 pub mod cross_entropy;
 pub mod data;
+pub mod evaluation;
 pub mod executor;
 pub mod layout;
+pub mod metrics;
+pub mod observer;
 pub mod penalty;
+pub mod progress;
+pub mod run_folder;
 pub mod schedule;
 pub mod sr2;
+mod train_error;
+mod training;
 pub mod trial;
+
+pub use config::{Config, ConfigError, Method};
+pub use observer::Observer;
+pub use train_error::TrainError;
+pub use training::{Outcome, Summary, resume, train};

@@ -1,0 +1,245 @@
+//! What a training run is told: one TOML file, or the defaults, under the flags of the command line.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sr2_formats::Error;
+use sr2_models::zoo;
+
+use crate::candle_executor::DeviceKind;
+use crate::data::DatasetKind;
+use crate::penalty::Penalty;
+
+/// Everything that decides a run. Optional fields are filled in by [`Config::resolve`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of a network of the zoo.
+    pub network: String,
+    /// Which images.
+    pub dataset: DatasetKind,
+    /// Folder of the images; by default `$SR2_DATA` or the cache.
+    pub data: Option<PathBuf>,
+    /// Folder in which each run gets its own.
+    pub runs: PathBuf,
+    /// Name of the run's folder; by default network, dataset and a number.
+    pub name: Option<String>,
+    /// Passes over the training images.
+    pub epochs: u64,
+    /// Images a step.
+    pub batch_size: usize,
+    /// How to step.
+    pub method: Method,
+    /// What makes the weights sparse.
+    pub penalty: Penalty,
+    /// Weight of the penalty; the default depends on it.
+    pub lambda: Option<f64>,
+    /// Weight of the past in the direction, 0 to below 1.
+    pub momentum: f64,
+    /// Lowest point of the floor under sigma: the longest step is its inverse. Method `sr2` only.
+    pub sigma_floor: f64,
+    /// Fraction of the steps over which the steps get longer, before they get shorter. Method `sr2` only.
+    pub warmup: f64,
+    /// Seed of initialisation, order and augmentation.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: DeviceKind,
+    /// Threads that compute; by default all that the machine has.
+    pub threads: Option<usize>,
+    /// Threads that prepare batches.
+    pub workers: usize,
+}
+
+/// How to step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// SR2 with the batch gradient in its test, a floor under sigma, and guards.
+    Sr2,
+    /// SR2 as published, for reference.
+    Sr2Paper,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: "resnet20".into(),
+            dataset: DatasetKind::Cifar10,
+            data: None,
+            runs: "runs".into(),
+            name: None,
+            epochs: 20,
+            batch_size: 128,
+            method: Method::Sr2,
+            penalty: Penalty::L0,
+            lambda: None,
+            momentum: 0.9,
+            sigma_floor: 0.5,
+            warmup: 0.3,
+            seed: 0,
+            device: DeviceKind::Cpu,
+            threads: None,
+            workers: 1,
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] Error),
+    /// The file is not TOML, or a value has the wrong type.
+    #[error("{}:{line}: {problem}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What the parser says.
+        problem: String,
+    },
+    /// A key that no setting has.
+    #[error("{}: unknown key {key:?}; did you mean {nearest:?}?", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key found.
+        key: String,
+        /// The key nearest to it.
+        nearest: String,
+    },
+    /// A network that is not in the zoo.
+    #[error(transparent)]
+    Network(#[from] zoo::UnknownNetwork),
+    /// A value out of range.
+    #[error("{key} is {found}, expected {expected}")]
+    Value {
+        /// Name of the setting.
+        key: &'static str,
+        /// The value found.
+        found: String,
+        /// The values allowed.
+        expected: String,
+    },
+}
+
+impl Config {
+    /// Reads a TOML file; keys that are not there keep their defaults.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let syntax = |e: toml::de::Error| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            ConfigError::Syntax { path: path.into(), line, problem: e.message().replace('\n', " ") }
+        };
+        let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
+        let known = serde_json::to_value(Self::default()).expect("a configuration is plain data");
+        let known = known.as_object().expect("a configuration is a map");
+        if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
+            let nearest = known.keys().min_by_key(|k| strsim::damerau_levenshtein(k, key)).expect("there are settings");
+            return Err(ConfigError::UnknownKey { path: path.into(), key: key.clone(), nearest: nearest.clone() });
+        }
+        toml::from_str(&text).map_err(syntax)
+    }
+
+    /// The TOML text that [`Config::read`] reads back as an equal configuration.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration is plain data")
+    }
+
+    /// Checks every setting and fills in the optional ones, but for `name` and `data`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first setting out of range.
+    pub fn resolve(mut self) -> Result<Self, ConfigError> {
+        fn check(
+            ok: bool,
+            key: &'static str,
+            found: impl ToString,
+            expected: impl ToString,
+        ) -> Result<(), ConfigError> {
+            let error = || ConfigError::Value { key, found: found.to_string(), expected: expected.to_string() };
+            if ok { Ok(()) } else { Err(error()) }
+        }
+        let lambda = *self.lambda.get_or_insert(default_lambda(self.penalty));
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = *self.threads.get_or_insert_with(cores);
+        zoo::build(&self.network, self.dataset.classes())?;
+        if let Some(name) = &self.name {
+            let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
+            check(plain, "name", format!("{name:?}"), "one folder name")?;
+        }
+        check((1..=1_000_000).contains(&self.epochs), "epochs", self.epochs, "1 to 1000000")?;
+        check((2..=65_536).contains(&self.batch_size), "batch_size", self.batch_size, "2 to 65536")?;
+        check(lambda.is_finite() && lambda >= 0.0, "lambda", lambda, "a finite number from 0")?;
+        check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
+        check((1e-3..=1e3).contains(&self.sigma_floor), "sigma_floor", self.sigma_floor, "0.001 to 1000")?;
+        check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
+        check((1..=1024).contains(&threads), "threads", threads, "1 to 1024")?;
+        check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
+        Ok(self)
+    }
+}
+
+/// A weight of the penalty that leaves a small residual network useful after a few epochs.
+fn default_lambda(penalty: Penalty) -> f64 {
+    match penalty {
+        Penalty::L0 => 1e-4,
+        Penalty::L1 => 1e-5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path)
+    }
+
+    #[test]
+    fn a_resolved_configuration_reads_back_equal() {
+        let config = Config { lambda: Some(0.1 + 0.2), ..Config::default() }.resolve().unwrap();
+        assert!(config.threads.is_some());
+        assert_eq!(read(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_misspelt_key_gets_a_suggestion() {
+        let error = read("epochs = 3\nlamda = 1e-3\n").unwrap_err().to_string();
+        assert!(error.ends_with("run.toml: unknown key \"lamda\"; did you mean \"lambda\"?"), "{error}");
+    }
+
+    #[test]
+    fn wrong_types_and_broken_text_are_named_with_their_line() {
+        let error = read("epochs = 3\nmomentum = \"much\"\n").unwrap_err().to_string();
+        assert!(error.contains("run.toml:2: invalid type: string \"much\""), "{error}");
+        assert!(read("epochs = 3\n= 4\n").unwrap_err().to_string().contains("run.toml:2: "));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        type Change = fn(&mut Config);
+        let cases: [(Change, &str); 8] = [
+            (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
+            (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),
+            (|c| c.epochs = 0, "epochs is 0, expected 1 to 1000000"),
+            (|c| c.batch_size = 1, "batch_size is 1, expected 2 to 65536"),
+            (|c| c.sigma_floor = 0.0, "sigma_floor is 0, expected 0.001 to 1000"),
+            (|c| c.threads = Some(0), "threads is 0, expected 1 to 1024"),
+            (|c| c.name = Some("a/b".into()), "name is \"a/b\", expected one folder name"),
+            (|c| c.network = "resnet21".into(), "no network is named \"resnet21\"; did you mean"),
+        ];
+        for (change, expected) in cases {
+            let mut config = Config::default();
+            change(&mut config);
+            let error = config.resolve().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

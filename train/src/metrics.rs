@@ -1,0 +1,145 @@
+//! What a run logs: sums over an epoch's steps, sparsity by layer, and the records of `metrics.jsonl`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::executor::BatchLoss;
+use crate::layout::Segment;
+use crate::sr2::{StepReport, Verdict};
+
+/// Sums over the steps of an epoch so far; part of a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochTotals {
+    steps: u64,
+    accepted: u64,
+    images: u64,
+    correct: u64,
+    loss: f64,
+}
+
+impl EpochTotals {
+    /// Adds a step: the loss and hits at its starting point, and whether it was taken.
+    pub fn add(&mut self, report: &StepReport, batch: BatchLoss, images: usize) {
+        self.steps += 1;
+        self.accepted += u64::from(report.verdict != Verdict::Rejected);
+        self.images += images as u64;
+        self.correct += batch.correct as u64;
+        self.loss += batch.loss;
+    }
+
+    /// Mean loss of the steps; 0 before the first.
+    pub fn loss(&self) -> f64 {
+        self.loss / self.steps.max(1) as f64
+    }
+
+    /// Fraction of the images classified correctly, augmented as they were.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.images.max(1) as f64
+    }
+
+    /// Fraction of the steps taken.
+    pub fn acceptance_rate(&self) -> f64 {
+        self.accepted as f64 / self.steps.max(1) as f64
+    }
+}
+
+/// Sparsity of one prunable weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerSparsity {
+    /// Parameter name.
+    pub name: String,
+    /// Number of values.
+    pub weights: usize,
+    /// Number of values that are not zero.
+    pub nonzero: usize,
+}
+
+/// Sparsity of each prunable weight, in the layout's order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Census {
+    /// One entry a layer.
+    pub layers: Vec<LayerSparsity>,
+}
+
+impl Census {
+    /// Counts exact zeros in the prunable weights of the flat parameters.
+    pub fn new(trainable: &[Segment], parameters: &[f32]) -> Self {
+        let layer = |s: &Segment| LayerSparsity {
+            name: s.spec.name.clone(),
+            weights: s.range.len(),
+            nonzero: parameters[s.range.clone()].iter().filter(|w| **w != 0.0).count(),
+        };
+        Self { layers: trainable.iter().filter(|s| s.spec.role.is_prunable()).map(layer).collect() }
+    }
+
+    /// Fraction of zeros among all prunable weights.
+    pub fn sparsity(&self) -> f64 {
+        let total = self.layers.iter().fold((0, 0), |(n, w), l| (n + l.nonzero, w + l.weights));
+        1.0 - total.0 as f64 / total.1.max(1) as f64
+    }
+
+    /// Names of the layers without any weight left.
+    pub fn empty_layers(&self) -> Vec<String> {
+        self.layers.iter().filter(|l| l.nonzero == 0).map(|l| l.name.clone()).collect()
+    }
+}
+
+/// A line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Record {
+    /// A step, logged now and then.
+    Step(StepRecord),
+    /// The end of an epoch.
+    Epoch(EpochRecord),
+}
+
+/// One step. Losses are means over its batch, in nats.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepRecord {
+    /// Epoch, from 1.
+    pub epoch: u64,
+    /// Steps taken so far.
+    pub step: u64,
+    /// Loss before the step.
+    pub loss: f64,
+    /// Predicted decrease.
+    pub xi: f64,
+    /// Actual over predicted decrease; null where not judged.
+    pub rho: Option<f64>,
+    /// The sigma used.
+    pub sigma: f64,
+    /// `sqrt(sigma xi)`.
+    pub stationarity: f64,
+    /// Whether the step was taken.
+    pub accepted: bool,
+    /// Fraction of zeros among the prunable weights.
+    pub sparsity: f64,
+}
+
+/// One epoch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EpochRecord {
+    /// Epoch, from 1.
+    pub epoch: u64,
+    /// Steps taken so far.
+    pub step: u64,
+    /// Mean training loss over the epoch.
+    pub loss: f64,
+    /// Training accuracy over the epoch, on augmented images.
+    pub train_accuracy: f64,
+    /// Loss on the held-out images.
+    pub validation_loss: f64,
+    /// Accuracy on the held-out images.
+    pub validation_accuracy: f64,
+    /// Fraction of zeros among the prunable weights.
+    pub sparsity: f64,
+    /// Layers without any weight left.
+    pub empty_layers: Vec<String>,
+    /// The sigma of the next step.
+    pub sigma: f64,
+    /// Fraction of the epoch's steps taken.
+    pub acceptance_rate: f64,
+    /// Training images a second since the epoch began or was resumed, validation left out.
+    pub images_per_s: f64,
+}

@@ -1,0 +1,151 @@
+//! The folder of one run: its configuration, metrics and checkpoints, and a lock while a process trains in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use sr2_formats::{Error, write_atomic};
+use sr2_models::checkpoint::{self, Checkpoint};
+
+use crate::config::Config;
+use crate::train_error::TrainError;
+
+#[cfg(test)]
+mod tests;
+
+/// Checkpoints kept, besides `best.safetensors`.
+const KEPT: usize = 2;
+
+/// A run folder that this process holds; the lock goes with the value.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Locked; closing it unlocks.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes the folder of a new run in `config.runs` and writes `config.toml` there.
+    ///
+    /// Without a name the run is called after its network, dataset and the first free number.
+    pub fn create(config: &Config) -> Result<Self, TrainError> {
+        fs::create_dir_all(&config.runs).map_err(|e| Error::io(&config.runs, "create", e))?;
+        let path = match &config.name {
+            Some(name) => config.runs.join(name),
+            None => make_numbered(config)?,
+        };
+        fs::create_dir_all(&path).map_err(|e| Error::io(&path, "create", e))?;
+        let folder = Self::lock(path)?;
+        if folder.config_path().exists() {
+            return Err(TrainError::RunExists { folder: folder.path });
+        }
+        write_atomic(folder.config_path(), |w| w.write_all(config.to_toml().as_bytes()))?;
+        Ok(folder)
+    }
+
+    /// Takes an existing run and its configuration.
+    pub fn open(path: &Path) -> Result<(Self, Config), TrainError> {
+        let config = Config::read(&path.join("config.toml"))?;
+        Ok((Self::lock(path.to_path_buf())?, config))
+    }
+
+    fn lock(path: PathBuf) -> Result<Self, TrainError> {
+        let file = path.join("lock");
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+        let lock = open.map_err(|e| Error::io(&file, "create", e))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(TrainError::RunInUse { folder: path }),
+            Err(TryLockError::Error(e)) => Err(Error::io(&file, "lock", e).into()),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    fn metrics_path(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// The checkpoints, oldest first.
+    pub fn checkpoints(&self) -> Result<Vec<PathBuf>, Error> {
+        let list = || fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+        let step = |path: &PathBuf| -> Option<u64> {
+            path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
+        };
+        let paths = list().map_err(|e| Error::io(&self.path, "list", e))?;
+        let mut numbered: Vec<_> = paths.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
+        numbered.sort();
+        Ok(numbered.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Writes `checkpoint-STEP.safetensors`, then removes all but the newest two. If the write fails, the earlier
+    /// checkpoints are all still there.
+    pub fn save(&self, step: u64, checkpoint: &Checkpoint) -> Result<PathBuf, Error> {
+        let path = self.path.join(format!("checkpoint-{step}.safetensors"));
+        checkpoint::write(&path, checkpoint)?;
+        let checkpoints = self.checkpoints()?;
+        for old in &checkpoints[..checkpoints.len().saturating_sub(KEPT)] {
+            fs::remove_file(old).map_err(|e| Error::io(old, "remove", e))?;
+        }
+        Ok(path)
+    }
+
+    /// Writes `best.safetensors`.
+    pub fn save_best(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        checkpoint::write(self.path.join("best.safetensors"), checkpoint)
+    }
+
+    /// Writes `summary.json`.
+    pub fn save_summary(&self, summary: &impl Serialize) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(summary).expect("a summary is plain data");
+        write_atomic(self.path.join("summary.json"), |w| writeln!(w, "{text}"))
+    }
+
+    /// Appends one object to `metrics.jsonl`.
+    pub fn log(&self, record: &impl Serialize) -> Result<(), Error> {
+        let path = self.metrics_path();
+        let line = serde_json::to_string(record).expect("a record is plain data") + "\n";
+        let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes());
+        append().map_err(|e| Error::io(&path, "append to", e))
+    }
+
+    /// Cuts from `metrics.jsonl` what was logged after `step`, which a resumed run will log again, and a line that a
+    /// crash left unfinished.
+    pub fn cut_metrics(&self, step: u64) -> Result<(), Error> {
+        let path = self.metrics_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(&path, "read", e)),
+        };
+        let logged = |line: &&str| {
+            let record: serde_json::Value = serde_json::from_str(line).ok()?;
+            record.get("step")?.as_u64()
+        };
+        let kept: String =
+            text.split_inclusive('\n').take_while(|line| logged(line).is_some_and(|s| s <= step)).collect();
+        write_atomic(&path, |w| w.write_all(kept.as_bytes()))
+    }
+}
+
+/// Makes `NETWORK-DATASET-N` with the first N that is free; making it is what claims it.
+fn make_numbered(config: &Config) -> Result<PathBuf, TrainError> {
+    for number in 1u32.. {
+        let name = format!("{}-{}-{number}", config.network, config.dataset.name());
+        let path = config.runs.join(name);
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io(&path, "create", e).into()),
+        }
+    }
+    unreachable!("fewer than 2^32 folders in one")
+}

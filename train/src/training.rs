@@ -1,0 +1,501 @@
+//! The training loop: batches through SR2, validation and a checkpoint every epoch, the test set once, at the end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use sr2_formats::{Error, Tensor, TensorMap};
+use sr2_models::checkpoint::{self, Checkpoint, Provenance};
+use sr2_models::initialisation::initialise;
+use sr2_models::{Graph, Model, zoo};
+
+use crate::candle_executor::CandleExecutor;
+use crate::config::{Config, ConfigError, Method};
+use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, holdout_size, locate, split};
+use crate::evaluation::{evaluate, recalibrate};
+use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
+use crate::layout::{flatten, unflatten};
+use crate::metrics::{Census, EpochRecord, EpochTotals, LayerSparsity, Record, StepRecord};
+use crate::observer::{Observer, SoFar};
+use crate::run_folder::RunFolder;
+use crate::schedule::Floor;
+use crate::sr2::{Objective, Sr2, Sr2Settings, Sr2State, StepError, StepReport, Verdict};
+use crate::train_error::TrainError;
+
+#[cfg(test)]
+mod tests;
+
+/// Steps between two step records in the metrics.
+const LOG_EVERY: u64 = 50;
+/// Training batches whose statistics the final batch norm uses.
+const RECALIBRATION_BATCHES: usize = 32;
+/// Rejections in a row after which sigma has long been at its cap and no step will be taken any more.
+const ENDLESS_REJECTION: u64 = 100;
+/// Within this much sparsity, the more accurate network is the better one; beyond it, the sparser.
+const SPARSITY_TIE: f64 = 0.005;
+/// The same images are held out whatever the run's seed, so that runs can be compared.
+const SPLIT_SEED: u64 = 0;
+
+const MOMENTUM_TENSOR: &str = "optimizer.momentum";
+const STATE_KEY: &str = "sr2.state";
+
+/// The images of a run. The test part is only read when training has ended.
+pub struct Images {
+    /// To train on.
+    pub train: Arc<Dataset>,
+    /// Held out, to measure each epoch.
+    pub validation: Dataset,
+    /// Reads the test images.
+    pub test: Box<dyn FnOnce() -> Result<Dataset, Error>>,
+}
+
+/// How a call to [`train`] or [`resume`] ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The run is complete.
+    Finished(Summary),
+    /// Told to stop: all is saved, and `--resume` with this folder goes on.
+    Interrupted {
+        /// The run folder.
+        folder: PathBuf,
+        /// Steps taken.
+        step: u64,
+    },
+}
+
+/// A finished run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The run folder.
+    pub folder: PathBuf,
+    /// The checkpoint to export.
+    pub checkpoint: PathBuf,
+    /// Steps taken.
+    pub steps: u64,
+    /// Accuracy on the held-out images.
+    pub validation_accuracy: f64,
+    /// Accuracy on the test images.
+    pub test_accuracy: f64,
+    /// Loss on the test images.
+    pub test_loss: f64,
+    /// Fraction of zeros among the prunable weights.
+    pub sparsity: f64,
+    /// Sparsity by layer.
+    pub layers: Vec<LayerSparsity>,
+    /// Seconds in this process, a resumed run's earlier ones left out.
+    pub seconds: f64,
+}
+
+/// What a checkpoint keeps besides tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    sr2: Sr2State,
+    position: Position,
+    totals: EpochTotals,
+    best: Option<Best>,
+    finished: bool,
+}
+
+/// The epoch that `best.safetensors` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Best {
+    sparsity: f64,
+    validation_accuracy: f64,
+}
+
+impl Best {
+    fn beats(&self, other: &Self) -> bool {
+        let sparser = self.sparsity - other.sparsity;
+        sparser > SPARSITY_TIE || (sparser >= -SPARSITY_TIE && self.validation_accuracy > other.validation_accuracy)
+    }
+}
+
+/// Trains a new network of the zoo in a new run folder. `stop` is looked at before every step.
+pub fn train(config: &Config, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    let mut config = config.clone().resolve()?;
+    let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
+    let folder = locate(config.dataset, config.data.as_deref())?;
+    let images = images(&folder, config.dataset)?;
+    config.data = Some(std::path::absolute(&folder).map_err(|e| Error::io(&folder, "find", e))?);
+    let run = RunFolder::create(&config)?;
+    Session::start(config, run, graph, images)?.run(observer, stop)
+}
+
+/// Goes on with the run in `folder` from its last checkpoint, or from the start if it has none.
+pub fn resume(folder: &Path, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    let (run, config) = RunFolder::open(folder)?;
+    let config = config.resolve()?;
+    let images = images(&locate(config.dataset, config.data.as_deref())?, config.dataset)?;
+    Session::resume(config, run, images)?.run(observer, stop)
+}
+
+fn images(folder: &Path, kind: DatasetKind) -> Result<Images, TrainError> {
+    let cifar = Cifar::open(folder, kind)?;
+    let all = cifar.load_train()?;
+    let (train, validation) = split(&all, holdout_size(all.len()), SPLIT_SEED);
+    Ok(Images { train: Arc::new(train), validation, test: Box::new(move || cifar.load_test()) })
+}
+
+/// A run in progress.
+struct Session {
+    config: Config,
+    run: RunFolder,
+    graph: Graph,
+    images: Images,
+    loader: BatchLoader,
+    executor: Box<dyn Executor>,
+    parameters: Vec<f32>,
+    sr2: Sr2,
+    position: Position,
+    totals: EpochTotals,
+    best: Option<Best>,
+    clock: EpochClock,
+}
+
+/// Training images since the epoch began in this process, and since when.
+struct EpochClock {
+    since: Instant,
+    images: u64,
+}
+
+impl EpochClock {
+    fn start() -> Self {
+        Self { since: Instant::now(), images: 0 }
+    }
+
+    fn images_per_s(&self) -> f64 {
+        self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+impl Session {
+    fn start(config: Config, run: RunFolder, graph: Graph, images: Images) -> Result<Self, TrainError> {
+        let parameters = initialise(&graph, config.seed);
+        let model = Model::try_new(graph, parameters).expect("initialisation fits its graph");
+        Self::new(config, run, model, images, None, Vec::new())
+    }
+
+    fn resume(config: Config, run: RunFolder, images: Images) -> Result<Self, TrainError> {
+        let Some(path) = run.checkpoints()?.pop() else {
+            run.cut_metrics(0)?;
+            let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
+            return Self::start(config, run, graph, images);
+        };
+        let mut saved = checkpoint::read(&path)?;
+        let malformed = |problem: String| Error::malformed(&path, problem);
+        let text = saved.metadata.get(STATE_KEY);
+        let text = text.ok_or_else(|| malformed(format!("has no metadata {STATE_KEY:?}, so it cannot be resumed")))?;
+        let state: State = serde_json::from_str(text).map_err(|e| malformed(format!("metadata {STATE_KEY:?}: {e}")))?;
+        if state.finished {
+            return Err(TrainError::RunFinished { folder: run.path().into() });
+        }
+        let momentum = saved.state.remove(MOMENTUM_TENSOR).map_or(Vec::new(), |t| t.data().to_vec());
+        let trainable: usize = saved
+            .model
+            .graph()
+            .parameters()
+            .iter()
+            .filter(|p| p.role.is_trainable())
+            .map(|p| p.shape.iter().product::<usize>())
+            .sum();
+        if state.sr2.step > 0 && momentum.len() != trainable {
+            let found = momentum.len();
+            return Err(
+                malformed(format!("tensor {MOMENTUM_TENSOR:?} has {found} values, expected {trainable}")).into()
+            );
+        }
+        run.cut_metrics(state.sr2.step)?;
+        Self::new(config, run, saved.model, images, Some(state), momentum)
+    }
+
+    fn new(
+        config: Config,
+        run: RunFolder,
+        model: Model,
+        images: Images,
+        state: Option<State>,
+        momentum: Vec<f32>,
+    ) -> Result<Self, TrainError> {
+        let graph = model.graph().clone();
+        let layout = crate::layout::ParameterLayout::new(&graph);
+        let parameters = flatten(layout.trainable(), model.parameters());
+        let buffers = flatten(layout.buffers(), model.parameters());
+        let prunable =
+            layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).map(|s| s.range.clone()).collect();
+        let position = state.as_ref().map_or(Position::default(), |s| s.position);
+        let options = LoaderOptions {
+            batch_size: config.batch_size,
+            seed: config.seed,
+            augment: true,
+            workers: config.workers,
+            start: position,
+        };
+        let loader = BatchLoader::new(images.train.clone(), &options)?;
+        let settings = settings(&config, loader.batches_per_epoch());
+        let executor = Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?);
+        let (sr2, totals, best) = match state {
+            Some(s) => (Sr2::resume(settings, prunable, s.sr2, momentum), s.totals, s.best),
+            None => (Sr2::new(settings, prunable), EpochTotals::default(), None),
+        };
+        let clock = EpochClock::start();
+        Ok(Self { config, run, graph, images, loader, executor, parameters, sr2, position, totals, best, clock })
+    }
+
+    fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let started = Instant::now();
+        if self.config.method == Method::Sr2Paper {
+            observer.on_warning(
+                "method sr2-paper is the published rule, for reference; it hardly trains batch-norm networks",
+            );
+        }
+        let steps = self.config.epochs * self.loader.batches_per_epoch();
+        observer.on_start(self.run.path(), self.sr2.state().step, steps, self.config.batch_size);
+        let mut empty = self.census().empty_layers();
+        self.clock = EpochClock::start();
+        while self.position.epoch < self.config.epochs {
+            if stop.load(Ordering::Relaxed) {
+                let step = self.sr2.state().step;
+                self.save(false, None)?;
+                return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
+            }
+            let (report, batch) = self.step()?;
+            let census = self.census();
+            warn_of_new_empty_layers(&mut empty, &census, observer);
+            self.report_step(&report, batch, census.sparsity(), observer)?;
+            self.position.batch += 1;
+            if self.position.batch == self.loader.batches_per_epoch() {
+                self.position = Position { epoch: self.position.epoch + 1, batch: 0 };
+                self.end_epoch(observer)?;
+            }
+        }
+        self.finish(started).map(Outcome::Finished)
+    }
+
+    fn step(&mut self) -> Result<(StepReport, BatchLoss), TrainError> {
+        let loaded = self.loader.next_batch();
+        let executor = self.executor.as_mut();
+        let mut objective = BatchObjective { executor, batch: &loaded.batch, at_point: None };
+        let result = self.sr2.step(&mut self.parameters, &mut objective);
+        let at_point = objective.at_point;
+        let images = loaded.batch.labels.len();
+        self.loader.recycle(loaded.batch);
+        let report = result.map_err(|e| self.diverged(e))?;
+        if self.sr2.state().rejections_in_a_row >= ENDLESS_REJECTION {
+            let problem = format!("{ENDLESS_REJECTION} steps rejected in a row up to step {}", self.sr2.state().step);
+            return Err(TrainError::Diverged { problem, last_checkpoint: self.run.checkpoints()?.pop() });
+        }
+        let at_point = at_point.expect("a step computes its gradient");
+        self.totals.add(&report, at_point, images);
+        self.clock.images += images as u64;
+        Ok((report, at_point))
+    }
+
+    fn diverged(&self, error: StepError) -> TrainError {
+        match error {
+            StepError::Executor(e) => e.into(),
+            StepError::NotFinite { .. } => TrainError::Diverged {
+                problem: error.to_string(),
+                last_checkpoint: self.run.checkpoints().ok().and_then(|mut all| all.pop()),
+            },
+        }
+    }
+
+    fn report_step(
+        &self,
+        report: &StepReport,
+        batch: BatchLoss,
+        sparsity: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let step = self.sr2.state().step;
+        let record = StepRecord {
+            epoch: self.position.epoch + 1,
+            step,
+            loss: batch.loss,
+            xi: report.xi,
+            rho: report.rho,
+            sigma: report.sigma,
+            stationarity: report.stationarity,
+            accepted: report.verdict != Verdict::Rejected,
+            sparsity,
+        };
+        let so_far = SoFar {
+            loss: self.totals.loss(),
+            accuracy: self.totals.accuracy(),
+            acceptance_rate: self.totals.acceptance_rate(),
+            images_per_s: self.clock.images_per_s(),
+        };
+        observer.on_step(&record, &so_far);
+        if step % LOG_EVERY == 0 {
+            self.run.log(&Record::Step(record))?;
+        }
+        Ok(())
+    }
+
+    /// Validates, logs and saves; `self.position` is at the start of the next epoch.
+    fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let images_per_s = self.clock.images_per_s();
+        let validation = self.validate()?;
+        let census = self.census();
+        let totals = std::mem::take(&mut self.totals);
+        let record = EpochRecord {
+            epoch: self.position.epoch,
+            step: self.sr2.state().step,
+            loss: totals.loss(),
+            train_accuracy: totals.accuracy(),
+            validation_loss: validation.loss,
+            validation_accuracy: validation.accuracy,
+            sparsity: census.sparsity(),
+            empty_layers: census.empty_layers(),
+            sigma: self.sr2.sigma(),
+            acceptance_rate: totals.acceptance_rate(),
+            images_per_s,
+        };
+        observer.on_epoch(&record);
+        self.run.log(&Record::Epoch(record))?;
+        let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
+        if self.best.is_none_or(|best| candidate.beats(&best)) {
+            self.best = Some(candidate);
+            self.run.save_best(&self.checkpoint(false, None))?;
+        }
+        self.save(false, None)?;
+        self.clock = EpochClock::start();
+        Ok(())
+    }
+
+    /// Recomputes the batch-norm statistics, then measures on the test images, once.
+    fn finish(mut self, started: Instant) -> Result<Summary, TrainError> {
+        let executor = self.executor.as_mut();
+        recalibrate(executor, &self.graph, &self.parameters, &mut self.loader, RECALIBRATION_BATCHES)?;
+        let validation_accuracy = self.validate()?.accuracy;
+        let load_test =
+            std::mem::replace(&mut self.images.test, Box::new(|| unreachable!("the test set is read once")));
+        let batch_size = self.config.batch_size;
+        let test = evaluate(self.executor.as_mut(), &self.parameters, &load_test()?, batch_size)?;
+        let checkpoint = self.save(true, Some([validation_accuracy, test.accuracy]))?;
+        let census = self.census();
+        let summary = Summary {
+            folder: self.run.path().into(),
+            checkpoint,
+            steps: self.sr2.state().step,
+            validation_accuracy,
+            test_accuracy: test.accuracy,
+            test_loss: test.loss,
+            sparsity: census.sparsity(),
+            layers: census.layers,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        self.run.save_summary(&summary)?;
+        Ok(summary)
+    }
+
+    fn validate(&mut self) -> Result<crate::evaluation::Evaluation, ExecutorError> {
+        evaluate(self.executor.as_mut(), &self.parameters, &self.images.validation, self.config.batch_size)
+    }
+
+    fn census(&self) -> Census {
+        Census::new(self.executor.layout().trainable(), &self.parameters)
+    }
+
+    fn save(&self, finished: bool, accuracies: Option<[f64; 2]>) -> Result<PathBuf, Error> {
+        self.run.save(self.sr2.state().step, &self.checkpoint(finished, accuracies))
+    }
+
+    fn checkpoint(&self, finished: bool, accuracies: Option<[f64; 2]>) -> Checkpoint {
+        let layout = self.executor.layout();
+        let mut tensors = unflatten(layout.trainable(), &self.parameters);
+        tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()));
+        let momentum = self.sr2.momentum();
+        let mut state = TensorMap::new();
+        if !momentum.is_empty() {
+            state.insert(MOMENTUM_TENSOR.into(), Tensor::new([momentum.len()], momentum.to_vec()));
+        }
+        let kept = State {
+            sr2: self.sr2.state().clone(),
+            position: self.position,
+            totals: self.totals.clone(),
+            best: self.best,
+            finished,
+        };
+        let kept = serde_json::to_string(&kept).expect("the state is plain data");
+        Checkpoint {
+            model: Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's"),
+            provenance: self.provenance(accuracies),
+            state,
+            metadata: [(STATE_KEY.to_string(), kept)].into(),
+        }
+    }
+
+    fn provenance(&self, accuracies: Option<[f64; 2]>) -> Provenance {
+        let (config, kind) = (&self.config, self.config.dataset);
+        let mut training = std::collections::BTreeMap::new();
+        let mut fact = |name: &str, value: serde_json::Value| training.insert(name.to_string(), value);
+        fact("method", serde_json::json!(config.method));
+        fact("penalty", serde_json::json!(config.penalty));
+        fact("lambda", serde_json::json!(config.lambda));
+        fact("epochs", serde_json::json!(config.epochs));
+        fact("batch_size", serde_json::json!(config.batch_size));
+        fact("seed", serde_json::json!(config.seed));
+        fact("steps", serde_json::json!(self.sr2.state().step));
+        if let Some([validation, test]) = accuracies {
+            fact("validation_accuracy", serde_json::json!(validation));
+            fact("test_accuracy", serde_json::json!(test));
+        }
+        Provenance {
+            dataset: Some(kind.name().into()),
+            class_names: Vec::new(),
+            mean: kind.mean().to_vec(),
+            std: kind.std().to_vec(),
+            training,
+        }
+    }
+}
+
+/// The loss over one batch; remembers the result at the point where the gradient was asked for.
+struct BatchObjective<'a> {
+    executor: &'a mut dyn Executor,
+    batch: &'a Batch,
+    at_point: Option<BatchLoss>,
+}
+
+impl Objective for BatchObjective<'_> {
+    fn gradient(&mut self, x: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
+        let result = self.executor.loss_and_gradient(x, self.batch, gradient)?;
+        self.at_point = Some(result);
+        Ok(result.loss)
+    }
+
+    fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
+        Ok(self.executor.loss(x, self.batch)?.loss)
+    }
+}
+
+fn settings(config: &Config, batches_per_epoch: u64) -> Sr2Settings {
+    let lambda = config.lambda.expect("the configuration is resolved");
+    match config.method {
+        Method::Sr2 => {
+            let floor = Floor {
+                lowest: config.sigma_floor,
+                first: 10.0 * config.sigma_floor,
+                last: 1e3f64.max(config.sigma_floor),
+                warmup: config.warmup,
+                steps: config.epochs * batches_per_epoch,
+            };
+            Sr2Settings::robust(config.penalty, lambda, config.momentum, floor, config.dataset.classes())
+        }
+        Method::Sr2Paper => Sr2Settings::paper(config.penalty, lambda, config.momentum),
+    }
+}
+
+/// Layers can come back, so only those that were not empty before are news.
+fn warn_of_new_empty_layers(known: &mut Vec<String>, census: &Census, observer: &mut dyn Observer) {
+    let empty = census.empty_layers();
+    for name in empty.iter().filter(|name| !known.contains(name)) {
+        observer.on_warning(&format!("layer {name} has lost its last weight; a smaller --lambda keeps more"));
+    }
+    *known = empty;
+}

@@ -1,0 +1,329 @@
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sr2_models::{BatchNormalization, Conv, Gemm, GraphBuilder, Node, Op};
+
+use super::*;
+use crate::layout::ParameterLayout;
+
+const BATCH: usize = 16;
+const TRAIN: usize = 5 * BATCH + 3;
+
+fn graph() -> Graph {
+    let mut builder = GraphBuilder::new("tiny", &[3, 32, 32]);
+    let mut value = 0;
+    let mut push = |name: &str, op: Op| {
+        value = builder.push(Node { name: name.into(), op, inputs: vec![value] }).unwrap();
+    };
+    for (name, out_channels, stride) in [("one", 6, 4), ("two", 8, 2)] {
+        let parameter = |suffix: &str| format!("{name}.{suffix}");
+        push(
+            name,
+            Op::Conv(Conv {
+                weight: parameter("weight"),
+                bias: None,
+                out_channels,
+                kernel: [3, 3],
+                stride: [stride; 2],
+                pads: [1; 4],
+                dilation: [1, 1],
+                groups: 1,
+            }),
+        );
+        let norm = BatchNormalization {
+            scale: parameter("norm.weight"),
+            shift: parameter("norm.bias"),
+            mean: parameter("norm.running_mean"),
+            var: parameter("norm.running_var"),
+            epsilon: 1e-5,
+            momentum: 0.1,
+        };
+        push(&parameter("norm"), Op::BatchNormalization(norm));
+        push(&parameter("relu"), Op::Relu);
+    }
+    push("mean", Op::GlobalAveragePool);
+    push("flat", Op::Flatten);
+    push("fc", Op::Gemm(Gemm { weight: "fc.weight".into(), bias: Some("fc.bias".into()), out_features: 10 }));
+    builder.finish().unwrap()
+}
+
+fn dataset(images: usize, seed: u64) -> Dataset {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let labels: Vec<u8> = (0..images).map(|i| (i % 10) as u8).collect();
+    let pixels = (0..images * 3 * 32 * 32).map(|_| rng.random()).collect();
+    Dataset::new(DatasetKind::Cifar10, pixels, labels)
+}
+
+fn tiny_images() -> Images {
+    let (train, validation) = (Arc::new(dataset(TRAIN, 1)), dataset(20, 2));
+    Images { train, validation, test: Box::new(|| Ok(dataset(30, 3))) }
+}
+
+fn config(runs: &Path) -> Config {
+    let config = Config {
+        runs: runs.into(),
+        name: Some("run".into()),
+        epochs: 3,
+        batch_size: BATCH,
+        lambda: Some(2e-3),
+        ..Config::default()
+    };
+    config.resolve().unwrap()
+}
+
+fn fresh(config: &Config) -> Session {
+    Session::start(config.clone(), RunFolder::create(config).unwrap(), graph(), tiny_images()).unwrap()
+}
+
+fn reopened(folder: &Path) -> Result<Session, TrainError> {
+    let (run, config) = RunFolder::open(folder)?;
+    Session::resume(config, run, tiny_images())
+}
+
+fn finish(session: Session) -> Summary {
+    match session.run(&mut (), &AtomicBool::new(false)).unwrap() {
+        Outcome::Finished(summary) => summary,
+        Outcome::Interrupted { .. } => panic!("nobody told it to stop"),
+    }
+}
+
+/// Sets the flag after a number of steps.
+struct StopAfter<'a>(u64, &'a AtomicBool);
+
+impl Observer for StopAfter<'_> {
+    fn on_step(&mut self, step: &StepRecord, _: &SoFar) {
+        self.1.store(step.step >= self.0, Ordering::Relaxed);
+    }
+}
+
+fn interrupt(session: Session, after: u64) {
+    let stop = AtomicBool::new(false);
+    let outcome = session.run(&mut StopAfter(after, &stop), &stop).unwrap();
+    assert!(matches!(outcome, Outcome::Interrupted { step, .. } if step == after), "{outcome:?}");
+}
+
+/// Everything that a run leaves, apart from times and folder names.
+fn traces(summary: &Summary) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let metrics = std::fs::read_to_string(summary.folder.join("metrics.jsonl")).unwrap();
+    let record = |line: &str| {
+        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("images_per_s");
+        record
+    };
+    let metrics = metrics.lines().map(record).collect();
+    (read(&summary.checkpoint), read(&summary.folder.join("best.safetensors")), metrics)
+}
+
+#[test]
+fn a_resumed_run_leaves_the_bits_of_an_uninterrupted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = finish(fresh(&config(&folder.path().join("straight"))));
+    assert_eq!(straight.steps, 15);
+    assert!(straight.sparsity > 0.05 && straight.sparsity < 1.0, "{}", straight.sparsity);
+    // In the middle of an epoch, at its end, and before the first step.
+    for stops in [vec![7], vec![5, 14], vec![1, 2]] {
+        let config = config(&folder.path().join(format!("{stops:?}")));
+        let run = config.runs.join("run");
+        interrupt(fresh(&config), stops[0]);
+        for stop in &stops[1..] {
+            interrupt(reopened(&run).unwrap(), *stop);
+        }
+        let resumed = finish(reopened(&run).unwrap());
+        assert!(traces(&resumed) == traces(&straight), "after {stops:?}");
+        assert_eq!(resumed.test_accuracy, straight.test_accuracy);
+    }
+}
+
+#[test]
+fn metrics_past_the_last_checkpoint_are_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = finish(fresh(&config(&folder.path().join("straight"))));
+    let config = config(&folder.path().join("crashed"));
+    interrupt(fresh(&config), 8);
+    let run = config.runs.join("run");
+    let metrics = run.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    std::fs::write(&metrics, text + "{\"kind\":\"step\",\"step\":9}\n{\"kind\":\"st").unwrap();
+    assert!(traces(&finish(reopened(&run).unwrap())) == traces(&straight));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_another_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = config(&folder.path().join("a"));
+    let with = |runs: &str, change: fn(&mut Config)| {
+        let mut config = Config { runs: folder.path().join(runs), ..base.clone() };
+        change(&mut config);
+        finish(fresh(&config)).checkpoint
+    };
+    let tensors = |path: PathBuf| checkpoint::read(path).unwrap().model.into_parts().1;
+    let first = tensors(with("a", |_| {}));
+    assert!(tensors(with("b", |c| c.workers = 3)) == first);
+    assert!(tensors(with("c", |c| c.seed = 1)) != first);
+}
+
+#[test]
+fn the_final_checkpoint_holds_the_zeros_and_the_facts() {
+    let folder = tempfile::tempdir().unwrap();
+    let summary = finish(fresh(&config(folder.path())));
+    let saved = checkpoint::read(&summary.checkpoint).unwrap();
+    assert_eq!(saved.model.sparsity(), summary.sparsity);
+    assert_eq!(saved.provenance.training["test_accuracy"], serde_json::json!(summary.test_accuracy));
+    assert_eq!(summary.layers.iter().map(|l| l.weights).sum::<usize>(), saved.model.graph().prunable_weights());
+    let written: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(summary.folder.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(written, serde_json::to_value(&summary).unwrap());
+    let error = reopened(&summary.folder).err().unwrap();
+    assert!(matches!(error, TrainError::RunFinished { .. }), "{error}");
+}
+
+#[test]
+fn a_run_folder_is_one_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let held = fresh(&config);
+    let error = RunFolder::open(held.run.path()).unwrap_err();
+    assert_eq!(error.exit_code(), 6, "{error}");
+    assert_eq!(RunFolder::create(&config).unwrap_err().exit_code(), 6);
+    drop(held);
+    let error = RunFolder::create(&config).unwrap_err();
+    assert!(matches!(error, TrainError::RunExists { .. }) && error.exit_code() == 2, "{error}");
+}
+
+#[test]
+fn a_nan_loss_is_divergence_and_keeps_the_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let run = config.runs.join("run");
+    interrupt(fresh(&config), 4);
+    let mut session = reopened(&run).unwrap();
+    session.parameters.fill(f32::NAN);
+    let error = session.run(&mut (), &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    assert!(
+        error.to_string().starts_with("training diverged: loss is NaN at step 4; the last checkpoint is"),
+        "{error}"
+    );
+    assert_eq!(finish(reopened(&run).unwrap()).steps, 15);
+}
+
+/// An executor whose loss rises wherever one steps.
+struct Uphill(ParameterLayout);
+
+impl Executor for Uphill {
+    fn layout(&self) -> &ParameterLayout {
+        &self.0
+    }
+
+    fn loss_and_gradient(&mut self, _: &[f32], _: &Batch, gradient: &mut [f32]) -> Result<BatchLoss, ExecutorError> {
+        gradient.fill(1.0);
+        Ok(BatchLoss { loss: 1.0, correct: 0 })
+    }
+
+    fn loss(&mut self, _: &[f32], _: &Batch) -> Result<BatchLoss, ExecutorError> {
+        Ok(BatchLoss { loss: 2.0, correct: 0 })
+    }
+
+    fn logits(&mut self, _: &[f32], _: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
+        Ok(vec![0.0; count * 10])
+    }
+
+    fn buffers(&self) -> Vec<f32> {
+        vec![0.0; self.0.buffers_len()]
+    }
+
+    fn set_buffers(&mut self, _: &[f32]) {}
+}
+
+#[test]
+fn endless_rejection_is_divergence() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = fresh(&Config { epochs: 100, ..config(folder.path()) });
+    session.executor = Box::new(Uphill(ParameterLayout::new(&session.graph)));
+    let error = session.run(&mut (), &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    assert!(error.to_string().contains("100 steps rejected in a row up to step 100"), "{error}");
+}
+
+#[test]
+fn a_cut_checkpoint_is_a_bad_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    interrupt(fresh(&config), 3);
+    let path = config.runs.join("run/checkpoint-3.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let error = reopened(&config.runs.join("run")).err().unwrap();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().starts_with(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_refused_checkpoint_ends_the_run_and_keeps_the_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    interrupt(fresh(&config), 4);
+    let run = config.runs.join("run");
+    let session = reopened(&run).unwrap();
+    std::fs::create_dir(run.join("checkpoint-5.safetensors")).unwrap();
+    let error = session.run(&mut (), &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{error}");
+    std::fs::remove_dir(run.join("checkpoint-5.safetensors")).unwrap();
+    assert_eq!(finish(reopened(&run).unwrap()).steps, 15);
+}
+
+/// Collects warnings.
+#[derive(Default)]
+struct Warnings(Vec<String>);
+
+impl Observer for Warnings {
+    fn on_warning(&mut self, message: &str) {
+        self.0.push(message.into());
+    }
+}
+
+#[test]
+fn a_layer_that_loses_its_last_weight_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = fresh(&Config { lambda: Some(1e6), epochs: 1, ..config(folder.path()) });
+    let mut warnings = Warnings::default();
+    session.run(&mut warnings, &AtomicBool::new(false)).unwrap();
+    assert!(warnings.0.iter().any(|w| w.starts_with("layer one.weight has lost its last weight")), "{:?}", warnings.0);
+    let metrics = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("\"one.weight\""), "{metrics}");
+}
+
+#[test]
+fn the_better_network_is_the_sparser_and_within_a_tie_the_more_accurate() {
+    let best = |sparsity, validation_accuracy| Best { sparsity, validation_accuracy };
+    assert!(best(0.90, 0.5).beats(&best(0.80, 0.9)));
+    assert!(!best(0.80, 0.9).beats(&best(0.90, 0.5)));
+    assert!(best(0.90, 0.51).beats(&best(0.904, 0.5)));
+    assert!(!best(0.904, 0.5).beats(&best(0.90, 0.5)));
+}
+
+#[test]
+fn recalibration_averages_the_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = fresh(&config(folder.path()));
+    let executor = session.executor.as_mut();
+    let batches: Vec<Batch> = {
+        let options = LoaderOptions { batch_size: BATCH, ..LoaderOptions::default() };
+        let mut loader = BatchLoader::new(session.images.train.clone(), &options).unwrap();
+        (0..3).map(|_| loader.next_batch().batch).collect()
+    };
+    // Running statistics of one batch at a time, from PyTorch's rule with momentum 0.1.
+    let start = executor.buffers();
+    let mut expected = vec![0.0f64; start.len()];
+    for batch in &batches {
+        executor.set_buffers(&start);
+        executor.loss_and_gradient(&session.parameters, batch, &mut vec![0.0; session.parameters.len()]).unwrap();
+        for ((e, after), before) in expected.iter_mut().zip(executor.buffers()).zip(&start) {
+            *e += (f64::from(after) - 0.9 * f64::from(*before)) / 0.1 / 3.0;
+        }
+    }
+    recalibrate(executor, &session.graph, &session.parameters, &mut session.loader, 3).unwrap();
+    for (i, (found, expected)) in executor.buffers().iter().zip(&expected).enumerate() {
+        assert!((f64::from(*found) - expected).abs() < 1e-5, "buffer {i}: {found}, expected {expected}");
+    }
+}
