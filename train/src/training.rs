@@ -330,7 +330,7 @@ impl Session {
             images_per_s: self.clock.images_per_s(),
         };
         observer.on_step(&record, &so_far);
-        if step % LOG_EVERY == 0 {
+        if step.is_multiple_of(LOG_EVERY) {
             self.run.log(&Record::Step(record))?;
         }
         Ok(())

@@ -107,7 +107,7 @@ mod tests {
         ) {
             let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
             let penalty = if l1 { Penalty::L1 } else { Penalty::L0 };
-            let prunable = [0..x.len() / 2];
+            let prunable = [0..x.len() / 2, x.len() / 2 + 1..x.len()];
             let model = ProximalModel { penalty, lambda, sigma: 10f64.powf(exponent), prunable: &prunable };
             let mut moved = vec![0.0; x.len()];
             let trial = model.propose(&x, &v, &v, &mut moved);
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_nan_gradient_shows_in_the_sums() {
-        let model = ProximalModel { penalty: Penalty::L0, lambda: 1.0, sigma: 1.0, prunable: &[0..1] };
-        let trial = model.propose(&[0.5], &[f32::NAN], &[f32::NAN], &mut [0.0]);
+        let model = ProximalModel { penalty: Penalty::L0, lambda: 1.0, sigma: 1.0, prunable: &[0..1, 1..2] };
+        let trial = model.propose(&[0.5; 2], &[f32::NAN, 0.0], &[f32::NAN, 0.0], &mut [0.0; 2]);
         assert!(trial.model_decrease().is_nan());
     }
 }
