@@ -1,5 +1,6 @@
 //! One measurement from start to end: open the engines, check that they agree, race them, report.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use rand::{RngExt, SeedableRng};
@@ -173,7 +174,7 @@ fn check_interfaces(opened: &[Opened]) -> Result<(), BenchError> {
 }
 
 /// The images given, checked, or random ones with the mean 0 and the variance 1 of normalised images.
-fn images(options: &BenchOptions, runner: &dyn Runner) -> Result<Vec<f32>, BenchError> {
+fn images<'a>(options: &'a BenchOptions, runner: &dyn Runner) -> Result<Cow<'a, [f32]>, BenchError> {
     let size: usize = runner.input_shape().iter().product();
     let Some(LabelledImages { images, labels }) = &options.data else {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
@@ -188,7 +189,7 @@ fn images(options: &BenchOptions, runner: &dyn Runner) -> Result<Vec<f32>, Bench
     }
     match labels.iter().find(|label| **label >= runner.outputs()) {
         Some(label) => usage(format!("data has label {label}, but the network has {} outputs", runner.outputs())),
-        None => Ok(images.clone()),
+        None => Ok(Cow::Borrowed(images)),
     }
 }
 
