@@ -101,3 +101,18 @@ fn exporters_style_gives_onnx_runtimes_outputs() {
     let Op::Gemm(hidden) = &model.graph().nodes()[6].op else { panic!("no Gemm") };
     assert_eq!(hidden.bias.as_deref(), Some("hidden.bias"));
 }
+
+/// Every third byte changed, and truncations: an error or a network, never a panic.
+#[test]
+fn damaged_files_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    let whole = std::fs::read(data("all_operators.onnx")).unwrap();
+    for position in (0..whole.len()).step_by(3) {
+        let mut damaged = whole.clone();
+        damaged[position] ^= [0x01, 0x7f, 0x80][position / 3 % 3];
+        damaged.truncate(if position % 8 == 0 { position } else { damaged.len() });
+        std::fs::write(&path, damaged).unwrap();
+        let _ = import(&path);
+    }
+}
