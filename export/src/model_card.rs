@@ -45,7 +45,8 @@ fn files(report: &ExportReport) -> String {
 | file | bytes | smaller than dense | content |
 |--|--:|--:|--|
 {rows}
-All three hold one pattern of zeros, and gave the same outputs when they were written.
+All three gave the same outputs when they were written, and hold one pattern of zeros (a batch norm of scale 0 adds
+zeros where it is folded).
 "
     )
 }

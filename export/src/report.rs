@@ -50,7 +50,7 @@ impl fmt::Display for ExportReport {
                 file.name.clone(),
                 file.bytes.to_string(),
                 format!("{:.1}x", file.ratio),
-                format!("{:.1e}", file.max_difference),
+                if file.max_difference == 0.0 { "0".into() } else { format!("{:.1e}", file.max_difference) },
             ]);
         }
         for column in table.column_iter_mut().skip(1) {
