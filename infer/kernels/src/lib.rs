@@ -20,6 +20,7 @@ mod step;
 mod team;
 #[cfg(test)]
 mod tests;
+pub mod training;
 mod transfer;
 mod window;
 

@@ -1,0 +1,301 @@
+//! A convolution with its two gradients, planned once for its shape.
+
+use std::ops::Range;
+
+use super::BLOCK;
+use super::correlation::{Axis, Correlate, Correlation, Planes, correlate};
+use super::depthwise::{DepthwiseWeightGradient, add_depthwise_weight_gradient, correlate_depthwise};
+use super::layout::{Border, with_border};
+use super::weight_gradient::{WeightGradient, add_weight_gradient};
+use crate::Isa;
+
+/// Shape of a 2-D convolution with weight `[out_channels, in_channels / groups, kernel[0], kernel[1]]`. A linear layer
+/// is a 1x1 convolution of a 1x1 image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// Height and width of the input.
+    pub input: [usize; 2],
+    /// Height and width of the output.
+    pub output: [usize; 2],
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Stride down and right.
+    pub stride: [usize; 2],
+    /// Zero padding: top, left, bottom, right.
+    pub pads: [usize; 4],
+    /// Dilation down and right.
+    pub dilation: [usize; 2],
+}
+
+/// Padded images that a group may fill, so that they stay in the second-level cache beside one block's weights.
+const GROUP_BYTES: usize = 320 << 10;
+
+/// Most images in a group.
+const GROUP_IMAGES: usize = 16;
+
+/// A planned convolution; see the module's layout of activations.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    pub(super) shape: ConvShape,
+    pub(super) depthwise: bool,
+    group: usize,
+    input_border: Border,
+    forward: Correlation,
+    output_border: Border,
+    pub(super) backward: Vec<Phase>,
+}
+
+/// The input positions of one residue modulo the stride, all reached by the same taps of the kernel.
+#[derive(Debug, Clone)]
+pub(super) struct Phase {
+    /// Kernel places `row * kernel width + column`, in the correlation's order.
+    pub kernel_places: Vec<usize>,
+    correlation: Correlation,
+}
+
+impl Convolution {
+    /// Plans a convolution; `None` if one padded image has 2^32 values or more.
+    ///
+    /// # Panics
+    /// If the output is not that of the shape's windows.
+    pub fn new(shape: ConvShape) -> Option<Self> {
+        let ConvShape { input, output, kernel, stride, pads, dilation, .. } = shape;
+        for axis in 0..2 {
+            let extent = dilation[axis] * (kernel[axis] - 1) + 1;
+            let windows = (input[axis] + pads[axis] + pads[axis + 2] - extent) / stride[axis] + 1;
+            assert_eq!(windows, output[axis], "{shape:?}");
+        }
+        let depthwise = shape.groups == shape.in_channels && shape.groups == shape.out_channels;
+        let input_border = Border { size: input, before: [pads[0], pads[1]], after: [pads[2], pads[3]] };
+        let gradient_axes: [GradientAxis; 2] = std::array::from_fn(|axis| GradientAxis::new(&shape, axis));
+        let output_border = Border {
+            size: output,
+            before: gradient_axes.each_ref().map(|a| a.before),
+            after: gradient_axes.each_ref().map(|a| a.after),
+        };
+        let x = Planes { channels: shape.in_channels, size: input };
+        let y = Planes { channels: shape.out_channels, size: output };
+        let padded_x = Planes { size: input_border.padded(), ..x };
+        let padded_y = Planes { size: output_border.padded(), ..y };
+        let largest = padded_x.image().max(padded_y.image());
+        if largest > u32::MAX as usize {
+            return None;
+        }
+        let group = (GROUP_BYTES / (4 * largest)).clamp(1, GROUP_IMAGES);
+
+        let taps: Vec<_> = places(kernel).map(|[r, c]| [r * dilation[0], c * dilation[1]]).collect();
+        let axes = [0, 1].map(|a| Axis { count: output[a], step: stride[a], to: 0, to_step: 1 });
+        let forward = Correlation::new(padded_x, y, &taps, axes, group);
+
+        let mut backward = Vec::new();
+        for rows in &gradient_axes[0].phases {
+            for columns in &gradient_axes[1].phases {
+                let pairs = || rows.taps.iter().flat_map(|r| columns.taps.iter().map(move |c| (r, c)));
+                let taps: Vec<_> = pairs().map(|(r, c)| [r.offset, c.offset]).collect();
+                let correlation = Correlation::new(padded_y, x, &taps, [rows.axis, columns.axis], group);
+                let kernel_places = pairs().map(|(r, c)| r.place * kernel[1] + c.place).collect();
+                backward.push(Phase { kernel_places, correlation });
+            }
+        }
+        Some(Self { shape, depthwise, group, input_border, forward, output_border, backward })
+    }
+
+    /// The shape it was planned for.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// Values of one blocked input image.
+    pub fn input_len(&self) -> usize {
+        self.input_blocks() * self.shape.input[0] * self.shape.input[1] * BLOCK
+    }
+
+    /// Values of one blocked output image.
+    pub fn output_len(&self) -> usize {
+        self.forward.destination().image()
+    }
+
+    /// Blocks of input channels.
+    pub fn input_blocks(&self) -> usize {
+        self.forward.source().blocks()
+    }
+
+    /// Blocks of output channels.
+    pub fn output_blocks(&self) -> usize {
+        self.forward.destination().blocks()
+    }
+
+    /// Whether every channel has its own window; weight gradients then take all blocks at once.
+    pub fn is_depthwise(&self) -> bool {
+        self.depthwise
+    }
+
+    /// Images that are worth computing together.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Multiplications with one image in the forward pass, padded channels left out.
+    pub fn multiplications(&self) -> usize {
+        let s = &self.shape;
+        s.out_channels * s.in_channels / s.groups * s.kernel[0] * s.kernel[1] * s.output[0] * s.output[1]
+    }
+
+    /// `output = input * weights + bias` for some images. `weights` are packed by [`Convolution::pack_forward`], `bias`
+    /// is padded to whole blocks; `scratch` is grown as needed and holds nothing between calls.
+    pub fn forward(
+        &self,
+        isa: Isa,
+        input: &[f32],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        output: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        for (x, y) in self.groups(input).zip(output.chunks_mut(self.group * self.output_len())) {
+            let images = x.len() / self.input_len();
+            let source = with_border(&self.input_border, images * self.input_blocks(), x, scratch);
+            let arguments = Correlate {
+                correlation: &self.forward,
+                images,
+                source,
+                weights,
+                weights_stride: self.forward_block_len(),
+                bias,
+                destination: y,
+                accumulate: false,
+            };
+            self.correlate(isa, arguments);
+        }
+    }
+
+    /// `input_gradient = (+=) output_gradient` times the transposed convolution, for some images. `weights` are packed
+    /// by [`Convolution::pack_backward`].
+    pub fn input_gradient(
+        &self,
+        isa: Isa,
+        output_gradient: &[f32],
+        weights: &[f32],
+        input_gradient: &mut [f32],
+        accumulate: bool,
+        scratch: &mut Vec<f32>,
+    ) {
+        let gradients = output_gradient.chunks(self.group * self.output_len());
+        for (dy, dx) in gradients.zip(input_gradient.chunks_mut(self.group * self.input_len())) {
+            let images = dy.len() / self.output_len();
+            let source = with_border(&self.output_border, images * self.output_blocks(), dy, scratch);
+            let mut offset = 0;
+            for phase in &self.backward {
+                let arguments = Correlate {
+                    correlation: &phase.correlation,
+                    images,
+                    source,
+                    weights: &weights[offset..],
+                    weights_stride: self.backward_block_len(),
+                    bias: None,
+                    destination: dx,
+                    accumulate,
+                };
+                self.correlate(isa, arguments);
+                offset += self.phase_len(phase);
+            }
+        }
+    }
+
+    /// Adds the weight gradient of some images to `sums`, packed as [`Convolution::pack_forward`]'s weights,
+    /// for the output `blocks` only. A depthwise convolution takes all blocks at once.
+    pub fn weight_gradient(
+        &self,
+        isa: Isa,
+        blocks: Range<usize>,
+        input: &[f32],
+        output_gradient: &[f32],
+        sums: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        for (x, dy) in self.groups(input).zip(output_gradient.chunks(self.group * self.output_len())) {
+            let images = x.len() / self.input_len();
+            let source = with_border(&self.input_border, images * self.input_blocks(), x, scratch);
+            let (correlation, weight_gradient) = (&self.forward, &mut *sums);
+            if self.depthwise {
+                assert_eq!(blocks, 0..self.output_blocks());
+                let arguments =
+                    DepthwiseWeightGradient { correlation, images, source, output_gradient: dy, weight_gradient };
+                add_depthwise_weight_gradient(isa, arguments);
+            } else {
+                let blocks = blocks.clone();
+                let arguments =
+                    WeightGradient { correlation, blocks, images, source, output_gradient: dy, weight_gradient };
+                add_weight_gradient(isa, arguments);
+            }
+        }
+    }
+
+    fn groups<'a>(&self, input: &'a [f32]) -> std::slice::Chunks<'a, f32> {
+        input.chunks(self.group * self.input_len())
+    }
+
+    fn correlate(&self, isa: Isa, arguments: Correlate) {
+        if self.depthwise { correlate_depthwise(isa, arguments) } else { correlate(isa, arguments) }
+    }
+}
+
+/// All places of a kernel, row by row.
+fn places(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
+    (0..kernel[0]).flat_map(move |r| (0..kernel[1]).map(move |c| [r, c]))
+}
+
+/// How the gradient of the input comes from that of the output along one axis.
+#[derive(Debug)]
+struct GradientAxis {
+    /// Zeros needed around the output gradient.
+    before: usize,
+    after: usize,
+    phases: Vec<AxisPhase>,
+}
+
+#[derive(Debug)]
+struct AxisPhase {
+    axis: Axis,
+    taps: Vec<AxisTap>,
+}
+
+#[derive(Debug)]
+struct AxisTap {
+    /// Place in the kernel.
+    place: usize,
+    /// Offset in the padded output gradient.
+    offset: usize,
+}
+
+impl GradientAxis {
+    /// Input position `i = s a + r` meets output position `o = (i + pad - d k) / s` where that is whole: for each
+    /// residue `r` these are the `k` with `(r + pad - d k) mod s = 0`, at `o = a + (r + pad - d k) / s`.
+    fn new(shape: &ConvShape, axis: usize) -> Self {
+        let (stride, pad, dilation) = (shape.stride[axis], shape.pads[axis], shape.dilation[axis]);
+        let (input, output) = (shape.input[axis], shape.output[axis] as isize);
+        let offsets = |residue: usize| {
+            (0..shape.kernel[axis]).filter_map(move |place| {
+                let distance = (residue + pad) as isize - (dilation * place) as isize;
+                (distance.rem_euclid(stride as isize) == 0).then(|| (place, distance.div_euclid(stride as isize)))
+            })
+        };
+        let residues = || (0..stride.min(input)).map(|r| (r, (input - r).div_ceil(stride)));
+        let ends = || residues().flat_map(|(r, count)| offsets(r).map(move |(_, o)| (o, o + count as isize - 1)));
+        let before = ends().map(|(low, _)| -low).max().unwrap_or(0).max(0);
+        // A phase without taps still has positions to fill with zeros, which must have a place in the source.
+        let after = ends().map(|(_, high)| high - (output - 1)).max().unwrap_or(0);
+        let after = after.max(input.div_ceil(stride) as isize - output - before).max(0);
+        let phases = residues().map(|(r, count)| AxisPhase {
+            axis: Axis { count, step: 1, to: r, to_step: stride },
+            taps: offsets(r).map(|(place, o)| AxisTap { place, offset: (o + before) as usize }).collect(),
+        });
+        Self { before: before as usize, after: after as usize, phases: phases.collect() }
+    }
+}

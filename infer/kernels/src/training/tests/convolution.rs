@@ -1,0 +1,160 @@
+//! The convolution, its gradients and its weight packing against loops over every product.
+
+use super::*;
+use crate::Isa;
+use crate::training::{ConvShape, Convolution};
+
+/// A shape with its output inferred.
+#[allow(clippy::too_many_arguments, reason = "one row of the table of shapes")]
+fn shape(
+    channels: [usize; 2],
+    groups: usize,
+    input: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    pads: [usize; 4],
+    dilation: [usize; 2],
+) -> ConvShape {
+    let output =
+        std::array::from_fn(|a| (input[a] + pads[a] + pads[a + 2] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1);
+    let [in_channels, out_channels] = channels;
+    ConvShape { in_channels, out_channels, groups, input, output, kernel, stride, pads, dilation }
+}
+
+fn shapes() -> Vec<ConvShape> {
+    let square = |channels, groups, size, k: usize, stride, pad| {
+        shape(channels, groups, [size; 2], [k; 2], [stride; 2], [pad; 4], [1; 2])
+    };
+    vec![
+        square([3, 16], 1, 9, 3, 1, 1),
+        square([16, 16], 1, 8, 3, 1, 1),
+        square([16, 32], 1, 8, 3, 2, 1),
+        square([32, 17], 1, 7, 3, 2, 1),
+        square([16, 32], 1, 8, 1, 2, 0),
+        square([20, 40], 1, 5, 1, 1, 0),
+        square([1, 1], 1, 1, 1, 1, 0),
+        square([64, 48], 1, 4, 3, 1, 1),
+        square([3, 8], 1, 15, 7, 2, 3),
+        square([5, 6], 1, 11, 5, 3, 2),
+        square([4, 4], 1, 6, 3, 1, 0),
+        square([4, 4], 1, 5, 2, 2, 0),
+        square([4, 4], 1, 4, 1, 1, 2),
+        square([4, 4], 1, 2, 1, 3, 0),
+        square([100, 10], 1, 1, 1, 1, 0),
+        square([24, 24], 24, 8, 3, 1, 1),
+        square([40, 40], 40, 9, 3, 2, 1),
+        square([16, 16], 16, 7, 5, 1, 2),
+        square([8, 16], 8, 6, 3, 1, 1),
+        square([36, 54], 2, 6, 3, 2, 1),
+        shape([3, 5], 1, [7, 10], [3, 1], [2, 3], [1, 0, 0, 2], [1, 1]),
+        shape([17, 4], 1, [9, 8], [3, 2], [1, 2], [2, 0, 1, 1], [2, 3]),
+        shape([20, 20], 20, [9, 8], [3, 2], [2, 1], [2, 0, 1, 1], [2, 3]),
+    ]
+}
+
+/// The naive twin: calls `f(output index, input index, weight index)` for every product.
+fn for_each_product(s: &ConvShape, images: usize, mut f: impl FnMut(usize, usize, usize)) {
+    let per_group = [s.in_channels / s.groups, s.out_channels / s.groups];
+    for n in 0..images {
+        for o in 0..s.out_channels {
+            for y in 0..s.output[0] * s.output[1] {
+                let (oy, ox) = (y / s.output[1], y % s.output[1]);
+                for i in 0..per_group[0] {
+                    for k in 0..s.kernel[0] * s.kernel[1] {
+                        let iy = oy * s.stride[0] + k / s.kernel[1] * s.dilation[0];
+                        let ix = ox * s.stride[1] + k % s.kernel[1] * s.dilation[1];
+                        let (Some(iy), Some(ix)) = (iy.checked_sub(s.pads[0]), ix.checked_sub(s.pads[1])) else {
+                            continue;
+                        };
+                        if iy < s.input[0] && ix < s.input[1] {
+                            let channel = o / per_group[1] * per_group[0] + i;
+                            f(
+                                (n * s.out_channels + o) * s.output[0] * s.output[1] + y,
+                                ((n * s.in_channels + channel) * s.input[0] + iy) * s.input[1] + ix,
+                                (o * per_group[0] + i) * s.kernel[0] * s.kernel[1] + k,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn pack(blocks: usize, len: usize, pack: impl Fn(usize, &mut [f32])) -> Vec<f32> {
+    let mut packed = vec![f32::NAN; blocks * len];
+    packed.chunks_exact_mut(len).enumerate().for_each(|(block, chunk)| pack(block, chunk));
+    packed
+}
+
+#[test]
+fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
+    for (seed, s) in shapes().into_iter().enumerate() {
+        let plan = Convolution::new(s).unwrap();
+        for images in [1, 3, plan.group() + 1] {
+            let (in_area, out_area) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
+            let weights_len = s.out_channels * s.in_channels / s.groups * s.kernel[0] * s.kernel[1];
+            let x = values(seed as u64 + 1, images * s.in_channels * in_area);
+            let dy = values(seed as u64 + 2, images * s.out_channels * out_area);
+            let w = values(seed as u64 + 3, weights_len);
+            let bias = values(seed as u64 + 4, s.out_channels);
+
+            let mut y_expected: Vec<f64> =
+                (0..dy.len()).map(|i| f64::from(bias[i / out_area % s.out_channels])).collect();
+            let (mut dx_expected, mut dw_expected) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+            for_each_product(&s, images, |o, i, k| {
+                y_expected[o] += f64::from(x[i]) * f64::from(w[k]);
+                dx_expected[i] += f64::from(dy[o]) * f64::from(w[k]);
+                dw_expected[k] += f64::from(x[i]) * f64::from(dy[o]);
+            });
+
+            let forward = pack(plan.output_blocks(), plan.forward_block_len(), |b, to| plan.pack_forward(b, &w, to));
+            let backward = pack(plan.input_blocks(), plan.backward_block_len(), |b, to| plan.pack_backward(b, &w, to));
+            let mut padded_bias = bias.clone();
+            padded_bias.resize(plan.output_blocks() * BLOCK, 0.0);
+            let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
+            for isa in Isa::available() {
+                let what = |part| format!("{part} of {s:?}, {images} images, {}", isa.name());
+                let mut scratch = Vec::new();
+                let mut y = vec![f32::NAN; bdy.len()];
+                plan.forward(isa, &bx, &forward, Some(&padded_bias), &mut y, &mut scratch);
+                assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
+
+                let mut dx = vec![f32::NAN; bx.len()];
+                plan.input_gradient(isa, &bdy, &backward, &mut dx, false, &mut scratch);
+                assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
+                plan.input_gradient(isa, &bdy, &backward, &mut dx, true, &mut scratch);
+                let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
+                assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
+
+                let mut packed = vec![0.0; forward.len()];
+                plan.weight_gradient(isa, 0..plan.output_blocks(), &bx, &bdy, &mut packed, &mut scratch);
+                let mut dw = vec![0.0; w.len()];
+                let per_block = (s.in_channels / s.groups) * s.kernel[0] * s.kernel[1] * BLOCK;
+                for (b, dw) in dw.chunks_mut(per_block).enumerate() {
+                    let len = plan.forward_block_len();
+                    plan.unpack_gradient(b, &packed[b * len..(b + 1) * len], dw);
+                }
+                assert_close(&what("weight gradient"), &dw, &dw_expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
+    let s = shape([20, 50], 1, [6, 5], [3, 3], [1, 1], [1, 1, 1, 1], [1, 1]);
+    let plan = Convolution::new(s).unwrap();
+    let (x, dy) = (block(20, 30, &values(1, 2 * 20 * 30)), block(50, 30, &values(2, 2 * 50 * 30)));
+    let len = plan.forward_block_len();
+    let (mut whole, mut part, mut scratch) = (vec![0.0; 4 * len], vec![0.0; 2 * len], Vec::new());
+    plan.weight_gradient(Isa::best(), 0..4, &x, &dy, &mut whole, &mut scratch);
+    plan.weight_gradient(Isa::best(), 1..3, &x, &dy, &mut part, &mut scratch);
+    assert_eq!(part, whole[len..3 * len]);
+}
+
+#[test]
+fn an_image_too_large_for_the_plan_is_refused() {
+    let s = shape([32, 16], 1, [1 << 14, 1 << 14], [1, 1], [1, 1], [0; 4], [1, 1]);
+    assert!(Convolution::new(s).is_none());
+}
