@@ -16,6 +16,7 @@ pub mod schedule;
 pub mod sr2;
 mod train_error;
 mod training;
+pub mod tape;
 pub mod trial;
 
 pub use config::{Config, ConfigError, Method};

@@ -1,0 +1,165 @@
+//! Convolutions and linear layers, spread over threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use sr2_kernels::training::{ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels};
+use sr2_models as models;
+
+use super::Pass;
+use super::plan::Value;
+
+/// A convolution with its places in the flat parameter vector. A linear layer is a 1x1 convolution of 1x1 images.
+#[derive(Debug)]
+pub(super) struct Conv {
+    plan: Convolution,
+    weight: Range<usize>,
+    bias: Option<Range<usize>>,
+    packed: Vec<f32>,
+    packed_backward: Vec<f32>,
+    /// The bias with whole blocks.
+    padded_bias: Vec<f32>,
+    /// Weight gradients of slices of the batch.
+    partial: Vec<f32>,
+}
+
+/// Parts into which a weight gradient is cut, by slices of the batch and by output channels; enough for any desktop CPU,
+/// few enough for little memory.
+const PARTS: usize = 16;
+
+impl Conv {
+    /// `None` if an image is too large to plan. `parameters` are the weight and, if any, the bias.
+    pub fn convolution(
+        c: &models::Conv,
+        from: &Value,
+        output: [usize; 2],
+        parameters: Vec<Range<usize>>,
+    ) -> Option<Self> {
+        let shape = ConvShape {
+            in_channels: from.channels,
+            out_channels: c.out_channels,
+            groups: c.groups,
+            input: from.size,
+            output,
+            kernel: c.kernel,
+            stride: c.stride,
+            pads: c.pads,
+            dilation: c.dilation,
+        };
+        Self::new(shape, parameters)
+    }
+
+    /// See [`Conv::convolution`].
+    pub fn linear(g: &models::Gemm, from: &Value, parameters: Vec<Range<usize>>) -> Option<Self> {
+        let shape = ConvShape {
+            in_channels: from.channels,
+            out_channels: g.out_features,
+            groups: 1,
+            input: [1, 1],
+            output: [1, 1],
+            kernel: [1, 1],
+            stride: [1, 1],
+            pads: [0; 4],
+            dilation: [1, 1],
+        };
+        Self::new(shape, parameters)
+    }
+
+    fn new(shape: ConvShape, parameters: Vec<Range<usize>>) -> Option<Self> {
+        let plan = Convolution::new(shape)?;
+        let mut parameters = parameters.into_iter();
+        let weight = parameters.next().expect("a convolution has a weight");
+        let bias = parameters.next();
+        Some(Self {
+            packed: vec![0.0; plan.output_blocks() * plan.forward_block_len()],
+            packed_backward: vec![0.0; plan.input_blocks() * plan.backward_block_len()],
+            padded_bias: vec![0.0; blocked_channels(shape.out_channels)],
+            partial: Vec::new(),
+            plan,
+            weight,
+            bias,
+        })
+    }
+
+    pub fn multiplications(&self) -> usize {
+        self.plan.multiplications()
+    }
+
+    pub fn forward(&mut self, pass: &Pass, x: &[f32], y: &mut [f32]) {
+        let Self { plan, packed, padded_bias, .. } = self;
+        let weights = &pass.parameters[self.weight.clone()];
+        let blocks = packed.par_chunks_mut(plan.forward_block_len()).enumerate();
+        blocks.for_each(|(block, packed)| plan.pack_forward(block, weights, packed));
+        if let Some(bias) = &self.bias {
+            padded_bias[..bias.len()].copy_from_slice(&pass.parameters[bias.clone()]);
+        }
+        let bias = self.bias.is_some().then_some(&padded_bias[..]);
+        let images = images_together(plan, pass);
+        let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
+        groups.for_each(|(y, x)| plan.forward(pass.isa, x, packed, bias, y, &mut pass.scratch.get()));
+    }
+
+    /// Passes the output's gradient on, at the weights of the last forward pass.
+    pub fn input_gradient(&mut self, pass: &Pass, dy: &[f32], dx: &mut [f32], accumulate: bool) {
+        let Self { plan, packed_backward, .. } = self;
+        let weights = &pass.parameters[self.weight.clone()];
+        let blocks = packed_backward.par_chunks_mut(plan.backward_block_len()).enumerate();
+        blocks.for_each(|(block, packed)| plan.pack_backward(block, weights, packed));
+        let images = images_together(plan, pass);
+        let groups = dx.par_chunks_mut(images * plan.input_len()).zip(dy.par_chunks(images * plan.output_len()));
+        groups.for_each(|(dx, dy)| {
+            plan.input_gradient(pass.isa, dy, packed_backward, dx, accumulate, &mut pass.scratch.get());
+        });
+    }
+
+    /// Adds the gradients of weight and bias.
+    pub fn parameter_gradients(&mut self, pass: &Pass, x: &[f32], dy: &[f32], gradient: &mut [f32]) {
+        let Self { plan, partial, .. } = self;
+        let (block_len, blocks) = (plan.forward_block_len(), plan.output_blocks());
+        // A depthwise gradient takes all blocks at once.
+        let parts = if plan.is_depthwise() { 1 } else { blocks.min(PARTS / 2) };
+        let part_blocks = blocks.div_ceil(parts);
+        let slice = pass.count.div_ceil(PARTS / parts);
+        let slices = pass.count.div_ceil(slice);
+        partial.resize(slices * blocks * block_len, 0.0);
+        let partials = partial.par_chunks_mut(blocks * block_len);
+        let batch = x.par_chunks(slice * plan.input_len()).zip(dy.par_chunks(slice * plan.output_len()));
+        partials.zip(batch).for_each(|(sums, (x, dy))| {
+            sums.par_chunks_mut(part_blocks * block_len).enumerate().for_each(|(part, sums)| {
+                let first = part * part_blocks;
+                let range = first..first + sums.len() / block_len;
+                sums.fill(0.0);
+                plan.weight_gradient(pass.isa, range, x, dy, sums, &mut pass.scratch.get());
+            });
+        });
+        let (first, others) = partial.split_at_mut(blocks * block_len);
+        let gradients = gradient[self.weight.clone()].par_chunks_mut(plan.block_weights());
+        let sums = first.par_chunks_mut(block_len).zip(gradients).enumerate();
+        sums.for_each(|(block, (sum, gradient))| {
+            for other in others.chunks_exact(blocks * block_len) {
+                add_assign(pass.isa, &other[block * block_len..(block + 1) * block_len], sum);
+            }
+            plan.unpack_gradient(block, sum, gradient);
+        });
+        if let Some(bias) = &self.bias {
+            add_bias_gradient(pass, plan, dy, &mut gradient[bias.clone()]);
+        }
+    }
+}
+
+/// Images that one task computes: as many as fit the caches, unless threads would go without.
+fn images_together(plan: &Convolution, pass: &Pass) -> usize {
+    plan.group().min(pass.count.div_ceil(4 * rayon::current_num_threads()))
+}
+
+fn add_bias_gradient(pass: &Pass, plan: &Convolution, dy: &[f32], gradient: &mut [f32]) {
+    let [height, width] = plan.shape().output;
+    let sums = dy.par_chunks(plan.output_len()).map(|image| {
+        let mut sums = vec![0.0; blocked_channels(gradient.len())];
+        add_channel_sums(pass.isa, height * width, image, &mut sums);
+        sums
+    });
+    for sums in sums.collect::<Vec<_>>() {
+        gradient.iter_mut().zip(sums).for_each(|(gradient, sum)| *gradient += sum);
+    }
+}

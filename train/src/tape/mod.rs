@@ -1,0 +1,236 @@
+//! The CPU executor: forward and backward planned once over the graph, buffers allocated once, our own kernels.
+//!
+//! [`plan`] turns the graph into steps (a batch norm swallows the sum and the activation that follow it) and gives
+//! every activation and gradient a buffer; the executor then only runs the steps. Work is cut by images (weight
+//! gradients also by output channels) in a way that does not depend on the number of threads, so neither do the bits
+//! of the results.
+
+mod conv;
+mod cross_entropy;
+mod norm;
+mod plan;
+mod step;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, MutexGuard};
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use sr2_kernels::Isa;
+use sr2_kernels::training::{block_images, unblock_rows};
+use sr2_models::Graph;
+
+use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
+use crate::layout::ParameterLayout;
+use plan::{Plan, Value};
+
+/// Runs a graph forward and backward on the CPU.
+pub struct TapeExecutor {
+    layout: ParameterLayout,
+    plan: Plan,
+    /// One per entry of the plan's `buffer_lens`, for `max_batch` images each.
+    buffers: Vec<Vec<f32>>,
+    running: Vec<f32>,
+    max_batch: usize,
+    isa: Isa,
+    threads: ThreadPool,
+    scratch: Scratch,
+}
+
+/// What batch norm normalises with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Statistics {
+    /// The batch's own, for training.
+    Batch,
+    /// The running ones, for evaluation.
+    Running,
+}
+
+/// What every step of one pass shares.
+struct Pass<'a> {
+    isa: Isa,
+    /// Images in the batch.
+    count: usize,
+    parameters: &'a [f32],
+    scratch: &'a Scratch,
+}
+
+/// Working memory, one piece a thread.
+struct Scratch(Vec<Mutex<Vec<f32>>>);
+
+impl Scratch {
+    /// The calling thread's piece.
+    fn get(&self) -> MutexGuard<'_, Vec<f32>> {
+        let index = rayon::current_thread_index().expect("called inside the pool");
+        self.0[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn error(message: impl Into<String>) -> ExecutorError {
+    ExecutorError { executor: "cpu", message: message.into() }
+}
+
+impl TapeExecutor {
+    /// Plans `graph` for batches of up to `max_batch` images on `threads` threads, with the instructions of
+    /// [`Isa::from_env`]. Running means start at 0 and running variances at 1.
+    ///
+    /// # Errors
+    /// If the graph holds something the executor does not do, or the threads cannot be started.
+    pub fn new(graph: &Graph, max_batch: usize, threads: usize) -> Result<Self, ExecutorError> {
+        if max_batch == 0 || threads == 0 {
+            return Err(error(format!("needs a batch and threads of at least 1, got {max_batch} and {threads}")));
+        }
+        let isa = Isa::from_env().map_err(|e| error(e.to_string()))?;
+        let layout = ParameterLayout::new(graph);
+        let plan = Plan::new(graph, &layout)?;
+        let mut buffers = Vec::with_capacity(plan.buffer_lens.len());
+        for len in &plan.buffer_lens {
+            let size = len.checked_mul(max_batch).filter(|size| *size < isize::MAX as usize / 4);
+            buffers.push(vec![0.0; size.ok_or_else(|| error(format!("a batch of {max_batch} images is too large")))?]);
+        }
+        let mut running = vec![0.0; layout.buffers_len()];
+        for segment in layout.buffers().iter().filter(|s| s.spec.role == sr2_models::ParameterRole::RunningVar) {
+            running[segment.range.clone()].fill(1.0);
+        }
+        let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
+        let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
+        let scratch = Scratch((0..threads).map(|_| Mutex::default()).collect());
+        Ok(Self { layout, plan, buffers, running, max_batch, isa, threads: pool, scratch })
+    }
+
+    /// Bytes of activations, gradients and packed weights held.
+    pub fn memory_bytes(&self) -> usize {
+        4 * self.buffers.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Multiply-add operations of one image's forward pass in convolutions and linear layers.
+    pub fn multiplications(&self) -> usize {
+        self.plan.steps.iter().map(|step| step.multiplications()).sum()
+    }
+
+    /// Checks a batch against the network; returns its number of images.
+    fn check(&self, parameters: &[f32], batch: &Batch) -> Result<usize, ExecutorError> {
+        let (count, classes) = (batch.labels.len(), self.classes());
+        self.check_images(parameters, &batch.images, count)?;
+        if count == 0 || count > self.max_batch {
+            return Err(error(format!("a batch of {count} images; it was planned for 1 to {}", self.max_batch)));
+        }
+        match batch.labels.iter().position(|label| *label as usize >= classes) {
+            Some(i) => Err(error(format!("label {} of image {i}; the network has {classes} classes", batch.labels[i]))),
+            None => Ok(count),
+        }
+    }
+
+    fn check_images(&self, parameters: &[f32], images: &[f32], count: usize) -> Result<(), ExecutorError> {
+        let (found, expected) = (parameters.len(), self.layout.trainable_len());
+        if found != expected {
+            return Err(error(format!("{found} parameters, expected {expected}")));
+        }
+        let Value { channels, size, .. } = self.plan.values[0];
+        let expected = count * channels * size[0] * size[1];
+        if images.len() != expected {
+            let (found, [height, width]) = (images.len(), size);
+            return Err(error(format!(
+                "{found} image values, expected {expected}: {count} images of {channels} x {height} x {width}"
+            )));
+        }
+        Ok(())
+    }
+
+    fn classes(&self) -> usize {
+        self.plan.values[self.plan.output].channels
+    }
+
+    fn forward(
+        &mut self,
+        parameters: &[f32],
+        images: &[f32],
+        count: usize,
+        statistics: Statistics,
+    ) -> Result<(), ExecutorError> {
+        let Self { plan, buffers, running, isa, threads, scratch, .. } = self;
+        let pass = Pass { isa: *isa, count, parameters, scratch };
+        let input = &plan.values[0];
+        threads.install(|| {
+            let (plain_len, area) = (input.channels * input.area(), input.area());
+            let blocked = buffers[input.buffer].par_chunks_mut(input.len());
+            let plain = images.par_chunks(plain_len);
+            blocked.zip(plain).for_each(|(blocked, plain)| block_images(input.channels, area, plain, blocked));
+            for step in &mut plan.steps {
+                step.forward(&pass, &plan.values, buffers, statistics, running)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The blocked logits of the last forward pass.
+    fn output(&self, count: usize) -> &[f32] {
+        let output = &self.plan.values[self.plan.output];
+        &self.buffers[output.buffer][..count * output.len()]
+    }
+}
+
+impl Executor for TapeExecutor {
+    fn layout(&self) -> &ParameterLayout {
+        &self.layout
+    }
+
+    fn loss_and_gradient(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch,
+        gradient: &mut [f32],
+    ) -> Result<BatchLoss, ExecutorError> {
+        let count = self.check(parameters, batch)?;
+        if gradient.len() != parameters.len() {
+            return Err(error(format!("a gradient of {} values for {}", gradient.len(), parameters.len())));
+        }
+        self.forward(parameters, &batch.images, count, Statistics::Batch)?;
+        let loss = cross_entropy::loss(self.output(count), self.classes(), &batch.labels);
+
+        let Self { plan, buffers, running, isa, threads, scratch, .. } = self;
+        plan.steps.iter().for_each(|step| step.move_running(running));
+        gradient.fill(0.0);
+        let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
+        let output = &plan.values[plan.output];
+        let mut to = std::mem::take(&mut buffers[output_gradient]);
+        let logits = &buffers[output.buffer][..count * output.len()];
+        cross_entropy::gradient(logits, output.channels, &batch.labels, &mut to[..count * output.len()]);
+        buffers[output_gradient] = to;
+        let pass = Pass { isa: *isa, count, parameters, scratch };
+        threads.install(|| {
+            for step in plan.steps.iter_mut().rev() {
+                step.backward(&pass, &plan.values, buffers, gradient);
+            }
+        });
+        Ok(loss)
+    }
+
+    fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {
+        let count = self.check(parameters, batch)?;
+        self.forward(parameters, &batch.images, count, Statistics::Batch)?;
+        Ok(cross_entropy::loss(self.output(count), self.classes(), &batch.labels))
+    }
+
+    fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
+        self.check_images(parameters, images, count)?;
+        let mut logits = Vec::with_capacity(count * self.classes());
+        let image_len = images.len() / count.max(1);
+        for images in images.chunks((self.max_batch * image_len).max(1)) {
+            let count = images.len() / image_len;
+            self.forward(parameters, images, count, Statistics::Running)?;
+            logits.extend(unblock_rows(self.classes(), self.output(count)));
+        }
+        Ok(logits)
+    }
+
+    fn buffers(&self) -> Vec<f32> {
+        self.running.clone()
+    }
+
+    fn set_buffers(&mut self, buffers: &[f32]) {
+        self.running.copy_from_slice(buffers);
+    }
+}

@@ -1,0 +1,218 @@
+//! Batch norm with the sum and the activation that follow it, spread over threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use sr2_kernels::training::{
+    Activation, Mask, NormInputGradient, accumulate_gradient_moments, accumulate_moments, blocked_channels,
+    norm_input_gradient, normalize,
+};
+use sr2_models::BatchNormalization;
+
+use super::plan::Value;
+use super::{Pass, Statistics, error};
+use crate::executor::ExecutorError;
+
+/// `activation(scale (x - mean) / sqrt(var + epsilon) + shift + residual)`.
+///
+/// Per-channel vectors are padded to whole blocks with zeros.
+#[derive(Debug)]
+pub(super) struct Norm {
+    pub activation: Activation,
+    scale: Range<usize>,
+    shift: Range<usize>,
+    running_mean: Range<usize>,
+    running_var: Range<usize>,
+    epsilon: f32,
+    momentum: f32,
+    /// Values a channel of the last batch.
+    population: usize,
+    /// Mean, biased variance and `1 / sqrt(var + epsilon)` of the last batch.
+    mean: Vec<f32>,
+    var: Vec<f64>,
+    inverse_deviation: Vec<f32>,
+    /// `[2][channels]` an image.
+    sums: Vec<f32>,
+}
+
+impl Norm {
+    pub fn new(
+        attributes: &BatchNormalization,
+        activation: Activation,
+        parameter: impl Fn(&str) -> Range<usize>,
+        buffer: impl Fn(&str) -> Range<usize>,
+    ) -> Self {
+        let scale = parameter(&attributes.scale);
+        let lanes = blocked_channels(scale.len());
+        Self {
+            activation,
+            shift: parameter(&attributes.shift),
+            running_mean: buffer(&attributes.mean),
+            running_var: buffer(&attributes.var),
+            epsilon: attributes.epsilon,
+            momentum: attributes.momentum,
+            population: 0,
+            mean: vec![0.0; lanes],
+            var: vec![0.0; scale.len()],
+            inverse_deviation: vec![0.0; lanes],
+            sums: Vec::new(),
+            scale,
+        }
+    }
+
+    pub fn forward(
+        &mut self,
+        pass: &Pass,
+        shape: &Value,
+        statistics: Statistics,
+        running: &[f32],
+        tensors: NormTensors,
+    ) -> Result<(), ExecutorError> {
+        match statistics {
+            Statistics::Batch => self.measure(pass, shape, tensors.input)?,
+            Statistics::Running => {
+                self.mean[..self.scale.len()].copy_from_slice(&running[self.running_mean.clone()]);
+                self.var.iter_mut().zip(&running[self.running_var.clone()]).for_each(|(to, v)| *to = f64::from(*v));
+            }
+        }
+        let lanes = self.mean.len();
+        let mut coefficients = vec![0.0; 2 * lanes];
+        let (scales, shifts) = (&pass.parameters[self.scale.clone()], &pass.parameters[self.shift.clone()]);
+        for c in 0..scales.len() {
+            let inverse = 1.0 / (self.var[c] + f64::from(self.epsilon)).sqrt();
+            let scale = f64::from(scales[c]) * inverse;
+            self.inverse_deviation[c] = inverse as f32;
+            coefficients[c] = scale as f32;
+            coefficients[lanes + c] = (f64::from(shifts[c]) - f64::from(self.mean[c]) * scale) as f32;
+        }
+        let (len, area) = (shape.len(), shape.area());
+        let NormTensors { input, residual, output } = tensors;
+        let images = output.par_chunks_mut(len).zip(input.par_chunks(len)).enumerate();
+        images.for_each(|(image, (y, x))| {
+            let residual = residual.map(|r| &r[image * len..(image + 1) * len]);
+            normalize(pass.isa, area, &coefficients, self.activation, x, residual, y);
+        });
+        Ok(())
+    }
+
+    /// Mean and variance of the batch, merged over images in f64 (Chan, Golub and LeVeque 1979).
+    fn measure(&mut self, pass: &Pass, shape: &Value, input: &[f32]) -> Result<(), ExecutorError> {
+        let (len, area, lanes) = (shape.len(), shape.area(), self.mean.len());
+        self.population = pass.count * area;
+        if self.population < 2 {
+            return Err(error("batch norm in training needs more than one value a channel; use a larger batch"));
+        }
+        self.sums.resize(pass.count * 2 * lanes, 0.0);
+        let images = self.sums.par_chunks_mut(2 * lanes).zip(input.par_chunks(len));
+        images.for_each(|(moments, image)| accumulate_moments(pass.isa, area, image, moments));
+        for c in 0..self.scale.len() {
+            let of_images = || self.sums.chunks_exact(2 * lanes).map(|m| (f64::from(m[c]), f64::from(m[lanes + c])));
+            let mean = of_images().map(|(mean, _)| mean).sum::<f64>() / pass.count as f64;
+            let squares: f64 = of_images().map(|(m, s)| s + area as f64 * (m - mean) * (m - mean)).sum();
+            self.mean[c] = mean as f32;
+            self.var[c] = squares / self.population as f64;
+        }
+        Ok(())
+    }
+
+    /// `running = (1 - momentum) running + momentum batch`, with the unbiased variance, as PyTorch does.
+    pub fn move_running(&self, running: &mut [f32]) {
+        let momentum = f64::from(self.momentum);
+        let blend = |to: &mut f32, new: f64| *to = ((1.0 - momentum) * f64::from(*to) + momentum * new) as f32;
+        let means = running[self.running_mean.clone()].iter_mut().zip(&self.mean);
+        means.for_each(|(to, mean)| blend(to, f64::from(*mean)));
+        let unbiased = self.population as f64 / (self.population as f64 - 1.0);
+        let vars = running[self.running_var.clone()].iter_mut().zip(&self.var);
+        vars.for_each(|(to, var)| blend(to, var * unbiased));
+    }
+
+    /// Passes `dy` back through the activation in place, adds the gradients of scale and shift, and returns what the
+    /// gradient of the input is made of:
+    /// `scale / deviation (dy - sum(dy) / m - (x - mean) / deviation^2 sum(dy (x - mean)) / m)`.
+    pub fn parameter_gradients(
+        &mut self,
+        pass: &Pass,
+        shape: &Value,
+        input: &[f32],
+        output: &[f32],
+        dy: &mut [f32],
+        gradient: &mut [f32],
+    ) -> InputGradient {
+        let (len, area, lanes) = (shape.len(), shape.area(), self.mean.len());
+        self.sums.resize(pass.count * 2 * lanes, 0.0);
+        let activations = input.par_chunks(len).zip(output.par_chunks(len));
+        let images = self.sums.par_chunks_mut(2 * lanes).zip(dy.par_chunks_mut(len)).zip(activations);
+        images.for_each(|((sums, dy), (x, y))| {
+            let mask = Mask { activation: self.activation, output: y };
+            accumulate_gradient_moments(pass.isa, area, &self.mean, mask, x, dy, sums);
+        });
+        let mut parts =
+            InputGradient { area, gradient: vec![0.0; lanes], centered: vec![0.0; lanes], constant: vec![0.0; lanes] };
+        let population = self.population as f64;
+        for c in 0..self.scale.len() {
+            let total = |lane: usize| self.sums.chunks_exact(2 * lanes).map(|s| f64::from(s[lane])).sum::<f64>();
+            let (sum, sum_centered) = (total(c), total(lanes + c));
+            let inverse = f64::from(self.inverse_deviation[c]);
+            gradient[self.shift.start + c] += sum as f32;
+            gradient[self.scale.start + c] += (sum_centered * inverse) as f32;
+            let factor = f64::from(pass.parameters[self.scale.start + c]) * inverse;
+            parts.gradient[c] = factor as f32;
+            parts.centered[c] = (-factor * inverse * inverse * sum_centered / population) as f32;
+            parts.constant[c] = (-factor * sum / population) as f32;
+        }
+        parts
+    }
+
+    /// Gives the gradient of the batch norm's input to its target; `dy` has passed the activation.
+    pub fn input_gradient(
+        &self,
+        pass: &Pass,
+        parts: &InputGradient,
+        input: &[f32],
+        dy: &mut [f32],
+        target: NormTarget,
+    ) {
+        let coefficients = NormInputGradient {
+            means: &self.mean,
+            gradient: &parts.gradient,
+            centered: &parts.centered,
+            constant: &parts.constant,
+        };
+        let len = parts.area * self.mean.len();
+        match target {
+            NormTarget::InPlace => {
+                let images = dy.par_chunks_mut(len).zip(input.par_chunks(len));
+                images.for_each(|(dy, x)| norm_input_gradient(pass.isa, parts.area, coefficients, x, None, false, dy));
+            }
+            NormTarget::Other { to, accumulate } => {
+                let images = to.par_chunks_mut(len).zip(input.par_chunks(len)).zip(dy.par_chunks(len));
+                images.for_each(|((dx, x), dy)| {
+                    norm_input_gradient(pass.isa, parts.area, coefficients, x, Some(dy), accumulate, dx);
+                });
+            }
+        }
+    }
+}
+
+/// Images that a batch norm reads and writes.
+pub(super) struct NormTensors<'a> {
+    pub input: &'a [f32],
+    pub residual: Option<&'a [f32]>,
+    pub output: &'a mut [f32],
+}
+
+/// Per-channel coefficients of the input's gradient.
+pub(super) struct InputGradient {
+    area: usize,
+    gradient: Vec<f32>,
+    centered: Vec<f32>,
+    constant: Vec<f32>,
+}
+
+/// Where the gradient of a batch norm's input goes.
+pub(super) enum NormTarget<'a> {
+    /// Over the output's.
+    InPlace,
+    /// Elsewhere, on top of what is there or not.
+    Other { to: &'a mut [f32], accumulate: bool },
+}
