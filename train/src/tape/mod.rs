@@ -6,7 +6,6 @@
 //! of the results.
 
 mod conv;
-mod cross_entropy;
 mod norm;
 mod plan;
 mod step;
@@ -22,6 +21,7 @@ use sr2_kernels::Isa;
 use sr2_kernels::training::{block_images, unblock_rows};
 use sr2_models::Graph;
 
+use crate::cross_entropy::cross_entropy;
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::ParameterLayout;
 use plan::{Plan, Value};
@@ -165,10 +165,10 @@ impl TapeExecutor {
         })
     }
 
-    /// The blocked logits of the last forward pass.
-    fn output(&self, count: usize) -> &[f32] {
+    /// The logits `[count, classes]` of the last forward pass.
+    fn plain_output(&self, count: usize) -> Vec<f32> {
         let output = &self.plan.values[self.plan.output];
-        &self.buffers[output.buffer][..count * output.len()]
+        unblock_rows(output.channels, &self.buffers[output.buffer][..count * output.len()])
     }
 }
 
@@ -188,17 +188,16 @@ impl Executor for TapeExecutor {
             return Err(error(format!("a gradient of {} values for {}", gradient.len(), parameters.len())));
         }
         self.forward(parameters, &batch.images, count, Statistics::Batch)?;
-        let loss = cross_entropy::loss(self.output(count), self.classes(), &batch.labels);
+        let (logits, classes) = (self.plain_output(count), self.classes());
+        let mut logits_gradient = vec![0.0; logits.len()];
+        let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
 
         let Self { plan, buffers, running, isa, threads, scratch, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
         gradient.fill(0.0);
         let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
-        let output = &plan.values[plan.output];
-        let mut to = std::mem::take(&mut buffers[output_gradient]);
-        let logits = &buffers[output.buffer][..count * output.len()];
-        cross_entropy::gradient(logits, output.channels, &batch.labels, &mut to[..count * output.len()]);
-        buffers[output_gradient] = to;
+        let rows = buffers[output_gradient].chunks_exact_mut(plan.values[plan.output].len());
+        rows.zip(logits_gradient.chunks_exact(classes)).for_each(|(to, row)| block_images(classes, 1, row, to));
         let pass = Pass { isa: *isa, count, parameters, scratch };
         threads.install(|| {
             for step in plan.steps.iter_mut().rev() {
@@ -211,7 +210,7 @@ impl Executor for TapeExecutor {
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {
         let count = self.check(parameters, batch)?;
         self.forward(parameters, &batch.images, count, Statistics::Batch)?;
-        Ok(cross_entropy::loss(self.output(count), self.classes(), &batch.labels))
+        Ok(cross_entropy(&self.plain_output(count), &batch.labels, self.classes(), None))
     }
 
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
@@ -221,7 +220,7 @@ impl Executor for TapeExecutor {
         for images in images.chunks((self.max_batch * image_len).max(1)) {
             let count = images.len() / image_len;
             self.forward(parameters, images, count, Statistics::Running)?;
-            logits.extend(unblock_rows(self.classes(), self.output(count)));
+            logits.extend(self.plain_output(count));
         }
         Ok(logits)
     }
