@@ -14,9 +14,9 @@ pub mod progress;
 pub mod run_folder;
 pub mod schedule;
 pub mod sr2;
+pub mod tape;
 mod train_error;
 mod training;
-pub mod tape;
 pub mod trial;
 
 pub use config::{Config, ConfigError, Method};
