@@ -7,7 +7,7 @@ mod real;
 
 use std::path::{Path, PathBuf};
 
-use super::pixels::IMAGE_BYTES;
+use super::pixels::{IMAGE_BYTES, SIDE};
 use super::{Dataset, DatasetKind};
 
 /// The sample that comes with the repository.
@@ -26,9 +26,9 @@ fn shared(name: &str) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// `images` images whose bytes and classes follow from the index.
+/// `images` images whose bytes and classes follow from the index; rows, columns and channels all differ.
 fn synthetic(kind: DatasetKind, images: usize) -> Dataset {
-    let pixels = (0..images * IMAGE_BYTES).map(|i| (i * 31 + i / IMAGE_BYTES * 7) as u8).collect();
+    let pixels = (0..images * IMAGE_BYTES).map(|i| (i * 31 + i / (SIDE * SIDE) * 7) as u8).collect();
     let labels = (0..images).map(|i| (i % kind.classes()) as u8).collect();
     Dataset::new(kind, pixels, labels)
 }
