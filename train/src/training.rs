@@ -447,7 +447,7 @@ impl Session {
         }
         Provenance {
             dataset: Some(kind.name().into()),
-            class_names: Vec::new(),
+            class_names: self.config.dataset.class_names().iter().map(|name| name.to_string()).collect(),
             mean: kind.mean().to_vec(),
             std: kind.std().to_vec(),
             training,

@@ -1,6 +1,9 @@
 //! One encoded image to 3x32x32 bytes.
 
 use std::io::Cursor;
+use std::path::PathBuf;
+
+use sr2_formats::Error;
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
@@ -8,9 +11,23 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::pixels::{CHANNELS, IMAGE_BYTES, SIDE};
+use super::{Dataset, DatasetKind};
 
 /// Memory a PNG decoder may take for one image.
 const PNG_MEMORY: usize = 1 << 20;
+
+/// Reads image files (JPEG or PNG, 32x32 RGB) to classify as if they belonged to a dataset; their labels are all 0.
+///
+/// # Errors
+/// If a file cannot be read or is no such image.
+pub fn read_images(kind: DatasetKind, paths: &[PathBuf]) -> sr2_formats::Result<Dataset> {
+    let mut images = vec![0; paths.len() * IMAGE_BYTES];
+    for (path, planes) in paths.iter().zip(images.chunks_exact_mut(IMAGE_BYTES)) {
+        let encoded = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        decode(&encoded, planes).map_err(|problem| Error::malformed(path, problem))?;
+    }
+    Ok(Dataset::new(kind, images, vec![0; paths.len()]))
+}
 
 /// Decodes a JPEG or PNG of 32x32 pixels to `planes`, `[3, 32, 32]`. The error says what was found.
 pub(super) fn decode(encoded: &[u8], planes: &mut [u8]) -> Result<(), String> {

@@ -34,6 +34,7 @@ pub use cifar::Cifar;
 pub use dataset::Dataset;
 pub use evaluation::EvaluationBatches;
 pub use fetch::fetch;
+pub use image::read_images;
 pub use kind::{DatasetKind, Part};
 pub use loader::{BatchLoader, LoadedBatch, LoaderError, LoaderOptions, Position};
 pub use locate::{cache_folder, locate};
