@@ -1,0 +1,71 @@
+//! `sr2-prune bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use sr2_bench::{BenchOptions, EngineKind, LabelledImages, Places};
+use sr2_infer::{Engine, Isa, Options};
+
+use crate::model::{self, TestImages};
+use crate::{Format, cache};
+
+/// Time the sparse engine beside its dense self and ONNX Runtime, interleaved, after checking that all agree
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sr2-prune bench                                         the export of the newest run
+  sr2-prune bench model.onnx --batch 64 --threads 2
+  sr2-prune bench runs/resnet20-1/export --engines sparse,ort --data examples/data --format json")]
+pub struct Arguments {
+    /// An export folder, a .onnx or a .csr.safetensors file [default: the export of the newest run]
+    model: Option<PathBuf>,
+    /// Engines, in the order of the report
+    #[arg(long, value_delimiter = ',', default_values_t = EngineKind::ALL)]
+    engines: Vec<EngineKind>,
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Threads of each engine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+    /// Seconds to time each engine
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    seconds: f64,
+    /// ONNX Runtime's library, or its folder [default: searched for, see `sr2-prune doctor`]
+    #[arg(long, value_name = "FILE|DIR")]
+    ort: Option<PathBuf>,
+    #[command(flatten)]
+    images: TestImages,
+    /// How to print the report
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = model::locate(arguments.model.as_deref())?;
+    let isa = Isa::from_env().map_err(sr2_infer::Error::from)?;
+    let data = match arguments.images.data {
+        None => None,
+        Some(_) => {
+            let engine = Engine::load(&path, &Options::default())?;
+            let (images, labels) = model::normalised(&arguments.images.load(engine.output_shape().iter().product())?);
+            Some(LabelledImages { images, labels })
+        }
+    };
+    let options = BenchOptions {
+        model: path,
+        engines: arguments.engines.clone(),
+        batch: arguments.batch,
+        threads: arguments.threads,
+        seconds: arguments.seconds,
+        isa,
+        data,
+        places: Places::of_process(arguments.ort.clone(), cache::folder()),
+        program: std::env::current_exe().ok(),
+    };
+    let report = sr2_bench::bench(&options)?;
+    for absent in &report.unavailable {
+        eprintln!("{}: {}", absent.engine, absent.reason);
+    }
+    arguments.format.print(&report)
+}

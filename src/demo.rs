@@ -1,0 +1,84 @@
+//! `sr2-prune demo`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use sr2_bench::{BenchOptions, EngineKind, LabelledImages, OnnxRuntime, Places};
+use sr2_export::ExportOptions;
+use sr2_infer::Isa;
+use sr2_train::Config;
+use sr2_train::data::{Cifar, DatasetKind};
+
+use crate::{Format, cache, model, train};
+
+/// Train, export and measure on a bundled sample of CIFAR-10, in about a minute
+///
+/// Fetches ONNX Runtime into the cache (by pip) if it is not installed. The sample is for trying the tool: its
+/// accuracies mean nothing.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Folder in which the run gets its own
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// How to print the table
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+const TRAIN: &[u8] = include_bytes!("../examples/data/train.parquet");
+const TEST: &[u8] = include_bytes!("../examples/data/test.parquet");
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let sample = tempfile::tempdir().context("no temporary folder for the sample")?;
+    for (name, bytes) in [("train.parquet", TRAIN), ("test.parquet", TEST)] {
+        let path = sample.path().join(name);
+        std::fs::write(&path, bytes).map_err(|e| sr2_formats::Error::io(&path, "write", e))?;
+    }
+    let config = Config {
+        network: "resnet8".into(),
+        data: Some(sample.path().into()),
+        epochs: 40,
+        runs: arguments.runs.clone(),
+        ..Config::default()
+    };
+    eprintln!("1/3 train: {} for {} epochs on 1,800 images", config.network, config.epochs);
+    let summary = train::until_stopped(|progress, stop| sr2_train::train(&config, progress, stop))?;
+
+    eprintln!("2/3 export");
+    let source = Some(summary.checkpoint);
+    let export = sr2_export::export(&ExportOptions { source, ..ExportOptions::default() })?;
+    eprintln!("{export}");
+
+    eprintln!("3/3 bench: batch 1, one thread");
+    let (images, labels) = model::normalised(&Cifar::open(sample.path(), DatasetKind::Cifar10)?.load_test()?);
+    let options = BenchOptions {
+        model: export.folder,
+        engines: EngineKind::ALL.into(),
+        batch: 1,
+        threads: 1,
+        seconds: 2.0,
+        isa: Isa::from_env().map_err(sr2_infer::Error::from)?,
+        data: Some(LabelledImages { images, labels }),
+        places: places(),
+        program: std::env::current_exe().ok(),
+    };
+    let report = sr2_bench::bench(&options)?;
+    for absent in &report.unavailable {
+        eprintln!("{}: {}", absent.engine, absent.reason);
+    }
+    arguments.format.print(&report)
+}
+
+/// Where ONNX Runtime is, after fetching it if it is nowhere; without it the other engines still run.
+fn places() -> Places {
+    let places = Places::of_process(None, cache::folder());
+    if let (Err(_), Some(cache)) = (OnnxRuntime::find(&places), &places.cache) {
+        eprintln!("fetching ONNX Runtime {} into {}", sr2_bench::FETCHED_VERSION, cache.display());
+        if let Err(error) = sr2_bench::fetch_onnx_runtime(cache) {
+            eprintln!("{error}");
+        }
+    }
+    places
+}

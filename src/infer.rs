@@ -1,0 +1,135 @@
+//! `sr2-prune infer`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use serde::Serialize;
+use sr2_infer::{Engine, Options};
+use sr2_train::data::{self, Dataset};
+
+use crate::Format;
+use crate::model::{self, TestImages};
+
+/// Classify images with the sparse engine: files of your own, or the test images of a dataset with the accuracy
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sr2-prune infer --data examples/data                    the export of the newest run, on the test images
+  sr2-prune infer --model runs/resnet20-1/export cat.png dog.jpg
+  sr2-prune infer --model model.onnx --plan               each layer's kernels and sparsity")]
+pub struct Arguments {
+    /// PNG or JPEG files of 32x32 pixels; without any, the test images of a dataset
+    images: Vec<PathBuf>,
+    /// An export folder, a .onnx or a .csr.safetensors file [default: the export of the newest run]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    test: TestImages,
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch: usize,
+    /// Threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+    /// Print how each layer is computed, and run nothing
+    #[arg(long, conflicts_with_all = ["images", "format"])]
+    plan: bool,
+    /// How to print the answers
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    network: String,
+    images_per_s: f64,
+    /// Fraction of right answers, where the classes are known.
+    accuracy: Option<f64>,
+    predictions: Vec<Prediction>,
+}
+
+#[derive(Debug, Serialize)]
+struct Prediction {
+    /// The file, or the image's index in the test set.
+    image: String,
+    class: usize,
+    name: &'static str,
+    /// Softmax of the logits at the class.
+    probability: f32,
+    /// The image's true class, where it is known.
+    label: Option<usize>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = model::locate(arguments.model.as_deref())?;
+    let options = Options { threads: arguments.threads, batch: arguments.batch, ..Options::default() };
+    let mut engine = Engine::load(&path, &options)?;
+    if arguments.plan {
+        print!("{}", engine.plan());
+        return Ok(());
+    }
+    let classes = engine.output_shape().iter().product();
+    let own = !arguments.images.is_empty();
+    let dataset = match own {
+        true => data::read_images(arguments.test.kind(classes)?, &arguments.images)?,
+        false => arguments.test.load(classes)?,
+    };
+    let report = classify(&mut engine, arguments.batch, &dataset, own.then_some(&arguments.images))?;
+    arguments.format.print(&report)
+}
+
+fn classify(
+    engine: &mut Engine,
+    batch: usize,
+    dataset: &Dataset,
+    files: Option<&Vec<PathBuf>>,
+) -> anyhow::Result<Report> {
+    let (images, labels) = model::normalised(dataset);
+    let (size, classes) = (images.len() / dataset.len(), engine.output_shape().iter().product());
+    let mut logits = vec![0.0; dataset.len() * classes];
+    let start = Instant::now();
+    for (images, logits) in images.chunks(batch * size).zip(logits.chunks_mut(batch * classes)) {
+        engine.run(images, images.len() / size, logits)?;
+    }
+    let images_per_s = dataset.len() as f64 / start.elapsed().as_secs_f64();
+
+    let names = dataset.kind().class_names();
+    let predictions = logits.chunks(classes).enumerate().map(|(index, logits)| {
+        let class = (0..classes).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a network has outputs");
+        let total: f32 = logits.iter().map(|l| (l - logits[class]).exp()).sum();
+        Prediction {
+            image: files.map_or(index.to_string(), |files| files[index].display().to_string()),
+            class,
+            name: names.get(class).copied().unwrap_or_default(),
+            probability: 1.0 / total,
+            label: files.is_none().then(|| labels[index]),
+        }
+    });
+    let predictions: Vec<Prediction> = predictions.collect();
+    let right = predictions.iter().filter(|p| p.label == Some(p.class)).count();
+    let accuracy = files.is_none().then(|| right as f64 / predictions.len() as f64);
+    Ok(Report { network: engine.name().into(), images_per_s, accuracy, predictions })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(UTF8_BORDERS_ONLY);
+        let percent = |fraction: f64| format!("{:.2} %", 100.0 * fraction);
+        let Some(accuracy) = self.accuracy else {
+            table.set_header(["image", "class", "probability"]);
+            for p in &self.predictions {
+                table.add_row([p.image.as_str(), p.name, &percent(p.probability.into())]);
+            }
+            return write!(f, "{table}");
+        };
+        table.set_header(["network", "images", "accuracy", "images/s"]);
+        let images = self.predictions.len().to_string();
+        table.add_row([self.network.as_str(), &images, &percent(accuracy), &format!("{:.0}", self.images_per_s)]);
+        write!(f, "{table}")
+    }
+}

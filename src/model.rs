@@ -1,0 +1,60 @@
+//! What a command that runs a network needs: which model by default, and images to run it on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use sr2_train::data::{self, Cifar, Dataset, DatasetKind, EvaluationBatches};
+
+/// The model given, or the export of the newest run.
+pub fn locate(model: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(model) = model {
+        return Ok(model.into());
+    }
+    let export = sr2_export::newest_run("runs".as_ref())?.join("export");
+    if !export.is_dir() {
+        bail!("{}: the newest run has no export; run `sr2-prune export`, or name a model", export.display());
+    }
+    Ok(export)
+}
+
+/// Images to run a model on.
+#[derive(Debug, Args)]
+pub struct TestImages {
+    /// Folder of the dataset, whose test images are used
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Which dataset [default: the one with as many classes as the model]
+    #[arg(long)]
+    dataset: Option<DatasetKind>,
+    /// Use the first N images only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+impl TestImages {
+    /// The dataset asked for, or the one with this many classes.
+    pub fn kind(&self, classes: usize) -> anyhow::Result<DatasetKind> {
+        let fitting = DatasetKind::ALL.into_iter().find(|kind| kind.classes() == classes);
+        self.dataset.or(fitting).with_context(|| format!("no known dataset has the model's {classes} classes"))
+    }
+
+    /// Reads the test images; without `--data`, from `$SR2_DATA` or the cache.
+    pub fn load(&self, classes: usize) -> anyhow::Result<Dataset> {
+        let kind = self.kind(classes)?;
+        let folder = data::locate(kind, self.data.as_deref())?;
+        let all = Cifar::open(&folder, kind)?.load_test()?;
+        let limit = self.limit.map_or(all.len(), |n| all.len().min(n as usize));
+        Ok(all.select(&(0..limit).collect::<Vec<_>>()))
+    }
+}
+
+/// Images and labels of a whole dataset, normalised as in training.
+pub fn normalised(dataset: &Dataset) -> (Vec<f32>, Vec<usize>) {
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for batch in EvaluationBatches::new(dataset, 1024) {
+        images.extend(batch.images);
+        labels.extend(batch.labels.iter().map(|label| *label as usize));
+    }
+    (images, labels)
+}

@@ -1,0 +1,154 @@
+//! `sr2-prune train`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use clap::Args;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as NameError;
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use sr2_train::candle_executor::DeviceKind;
+use sr2_train::data::DatasetKind;
+use sr2_train::penalty::Penalty;
+use sr2_train::progress::Progress;
+use sr2_train::{Config, Method, Outcome, Summary, TrainError};
+
+use crate::Format;
+use crate::exit::Stopped;
+
+/// Train a network and prune it with SR2; no learning rate to tune
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sr2-prune train                                       resnet20 on CIFAR-10
+  sr2-prune train --network resnet8 --data examples/data --epochs 30
+  sr2-prune train --penalty l1 --lambda 1e-5 --name l1-study
+  sr2-prune train --resume runs/l1-study
+
+Needs the images once: sr2-prune data fetch cifar10. To try it without: --data examples/data.")]
+pub struct Arguments {
+    /// Settings as TOML; flags override it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on with an interrupted run
+    #[arg(long, value_name = "RUN", conflicts_with_all = [
+        "config", "network", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "momentum",
+        "seed", "device", "threads", "runs", "name",
+    ])]
+    resume: Option<PathBuf>,
+    /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
+    #[arg(long)]
+    network: Option<String>,
+    /// cifar10 or cifar100 [default: cifar10]
+    #[arg(long)]
+    dataset: Option<DatasetKind>,
+    /// Folder of the images [default: $SR2_DATA, then the cache]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Passes over the training images
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Images a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// sr2, or sr2-paper: the published rule, for reference [default: sr2]
+    #[arg(long, value_parser = by_name::<Method>)]
+    method: Option<Method>,
+    /// l0 or l1 [default: l0]
+    #[arg(long, value_parser = by_name::<Penalty>)]
+    penalty: Option<Penalty>,
+    /// Weight of the penalty: more is sparser
+    #[arg(long, value_name = "X")]
+    lambda: Option<f64>,
+    /// Weight of the past in the direction, 0 to below 1
+    #[arg(long, value_name = "X")]
+    momentum: Option<f64>,
+    /// Seed of initialisation, order and augmentation
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// cpu or cuda [default: cpu]
+    #[arg(long, value_parser = by_name::<DeviceKind>)]
+    device: Option<DeviceKind>,
+    /// Threads that compute [default: all]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Folder in which each run gets its own [default: runs]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+    /// Name of the run's folder [default: network, dataset and a number]
+    #[arg(long)]
+    name: Option<String>,
+    /// How to print the summary
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let summary = match &arguments.resume {
+        Some(folder) => until_stopped(|progress, stop| sr2_train::resume(folder, progress, stop))?,
+        None => {
+            let config = arguments.config()?;
+            until_stopped(|progress, stop| sr2_train::train(&config, progress, stop))?
+        }
+    };
+    arguments.format.print(&summary)
+}
+
+/// Trains until the end, or until a signal: then a checkpoint is saved, and the error says how to go on.
+pub fn until_stopped(
+    train: impl FnOnce(&mut Progress, &AtomicBool) -> Result<Outcome, TrainError>,
+) -> anyhow::Result<Summary> {
+    let (stop, signal) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    for number in [SIGINT, SIGTERM] {
+        // A second signal does not wait for the checkpoint.
+        flag::register_conditional_shutdown(number, 128 + number, stop.clone())?;
+        flag::register_usize(number, signal.clone(), number as usize)?;
+        flag::register(number, stop.clone())?;
+    }
+    match train(&mut Progress::new(), &stop)? {
+        Outcome::Finished(summary) => Ok(summary),
+        Outcome::Interrupted { folder, .. } => Err(stopped(signal.load(Ordering::Relaxed), &folder).into()),
+    }
+}
+
+fn stopped(signal: usize, folder: &Path) -> Stopped {
+    let name = if signal == SIGTERM as usize { "SIGTERM" } else { "Ctrl-C" };
+    Stopped { signal: signal as u8, name, resume: format!("sr2-prune train --resume {}", folder.display()) }
+}
+
+impl Arguments {
+    fn config(&self) -> Result<Config, TrainError> {
+        fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
+            if let Some(value) = flag {
+                *setting = value.clone();
+            }
+        }
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        set(&mut config.network, &self.network);
+        set(&mut config.dataset, &self.dataset);
+        set(&mut config.epochs, &self.epochs);
+        set(&mut config.batch_size, &self.batch_size);
+        set(&mut config.method, &self.method);
+        set(&mut config.penalty, &self.penalty);
+        set(&mut config.momentum, &self.momentum);
+        set(&mut config.seed, &self.seed);
+        set(&mut config.device, &self.device);
+        set(&mut config.runs, &self.runs);
+        config.data = self.data.clone().or(config.data);
+        config.lambda = self.lambda.or(config.lambda);
+        config.threads = self.threads.or(config.threads);
+        config.name = self.name.clone().or(config.name);
+        Ok(config)
+    }
+}
+
+/// A setting by the name it has in a configuration file.
+fn by_name<'a, T: Deserialize<'a> + Serialize>(name: &'a str) -> Result<T, NameError> {
+    T::deserialize(name.into_deserializer())
+}
