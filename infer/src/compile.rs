@@ -15,7 +15,7 @@ use crate::{Error, Options, WeightPolicy, cost, fuse, memory};
 pub(crate) fn compile(model: &Model, isa: Isa, options: &Options) -> Result<(Program, Plan), Error> {
     let (layers, output) = fuse::layers(model.graph())?;
     let lanes = memory::lanes(isa, options.batch);
-    let memory = memory::plan(model.graph(), &layers, output, lanes)?;
+    let memory = memory::plan(model, &layers, output, isa, lanes)?;
     let builder = ProgramBuilder::new(isa, &memory.buffers);
     let mut compiler = Compiler { model, memory: &memory, policy: options.weights, isa, lanes, builder };
 

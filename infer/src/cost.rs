@@ -23,3 +23,16 @@ pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize) -> 
 pub(crate) fn linear_is_sparse(density: f64, isa: Isa) -> bool {
     density * gather_over_dot(isa) < 1.0
 }
+
+/// Vectors that hold `values` values.
+pub(crate) fn vectors(values: usize, isa: Isa) -> usize {
+    values.div_ceil(isa.lanes())
+}
+
+/// Time of rearranging `positions` positions of one channel, in multiply-adds of a vector: with one lane a gather for
+/// each vector, else a load and a store for each position.
+pub(crate) fn rearranging(positions: usize, isa: Isa, lanes: usize) -> f64 {
+    const GATHER: f64 = 16.0;
+    const COPY: f64 = 2.0;
+    if lanes == 1 { GATHER * vectors(positions, isa) as f64 } else { COPY * positions as f64 }
+}

@@ -82,6 +82,11 @@ impl Engine {
         &self.name
     }
 
+    /// Images that the plan takes through the network at a time; a larger batch is several passes.
+    pub fn images_a_pass(&self) -> usize {
+        self.program.lanes()
+    }
+
     /// Tier of the kernels.
     pub fn isa(&self) -> Isa {
         self.program.isa()

@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 
 use sr2_kernels::{Buffer, Isa, Plane};
-use sr2_models::{Graph, ValueId};
+use sr2_models::{Model, ValueId};
 
-use crate::Error;
 use crate::fuse::{Kind, Layer};
-
-/// Maps narrower than this are stored without padding: gaps would waste too much of each vector, and rearranging them
-/// costs little beside the layer's weights.
-const NARROW: usize = 12;
+use crate::{Error, cost};
 
 /// Larger activations do not fit the kernels' 32-bit byte offsets.
 const MAX_VALUES: usize = 1 << 28;
@@ -24,8 +20,15 @@ pub(crate) struct Memory {
 
 /// Plans the buffers of `layers`. Values share a buffer when one is last read before the other is made and both have
 /// one layout: so the zeros around planes, which no step writes, stay zero.
-pub(crate) fn plan(graph: &Graph, layers: &[Layer<'_>], output: ValueId, lanes: usize) -> Result<Memory, Error> {
-    let padding = padding(graph, layers, lanes);
+pub(crate) fn plan(
+    model: &Model,
+    layers: &[Layer<'_>],
+    output: ValueId,
+    isa: Isa,
+    lanes: usize,
+) -> Result<Memory, Error> {
+    let graph = model.graph();
+    let padding = padding(model, layers, isa, lanes);
     let mut last_read = BTreeMap::from([(output, layers.len())]);
     for (index, layer) in layers.iter().enumerate() {
         for value in layer.inputs.iter().chain(&layer.residual) {
@@ -52,20 +55,35 @@ pub(crate) fn plan(graph: &Graph, layers: &[Layer<'_>], output: ValueId, lanes: 
     Ok(Memory { buffers, of })
 }
 
-/// For each map size, the padding its planes carry: the widest of the convolutions that keep the size.
-fn padding(graph: &Graph, layers: &[Layer<'_>], lanes: usize) -> BTreeMap<[usize; 2], usize> {
+/// For each map size, the padding its planes carry: that of the widest convolution that keeps the size, where the gaps
+/// this puts into every row cost less than rearranging the inputs of those convolutions.
+fn padding(model: &Model, layers: &[Layer<'_>], isa: Isa, lanes: usize) -> BTreeMap<[usize; 2], usize> {
+    let graph = model.graph();
     let mut padding = BTreeMap::new();
-    for layer in layers {
-        let Kind::Conv(conv) = layer.kind else { continue };
-        let (x, y) = (graph.shape(layer.inputs[0]), graph.shape(layer.output));
-        let size = [x[1], x[2]];
+    let convolutions = layers.iter().filter_map(|layer| match layer.kind {
+        Kind::Conv(conv) => Some((conv, graph.shape(layer.inputs[0]), graph.shape(layer.output))),
+        _ => None,
+    });
+    for (conv, x, y) in convolutions.clone() {
         let pad = conv.pads.into_iter().max().unwrap_or(0);
-        let narrow = x[2] < if lanes == 1 { NARROW } else { NARROW / 2 };
-        if conv.stride == [1, 1] && x[1..] == y[1..] && !narrow && pad <= x[2] / 4 {
-            let entry = padding.entry(size).or_insert(0);
+        if conv.stride == [1, 1] && x[1..] == y[1..] && pad <= x[2] {
+            let entry = padding.entry([x[1], x[2]]).or_insert(0);
             *entry = pad.max(*entry);
         }
     }
+    padding.retain(|size, pad| {
+        let vectors = |pad| cost::vectors(Plane::image(size[0], size[1], pad, lanes).values(), isa);
+        let wasted = (vectors(*pad) - vectors(0)) as f64;
+        let (mut gaps, mut rearranging) = (0.0, 0.0);
+        for (conv, x, y) in convolutions.clone().filter(|(_, _, y)| y[1..] == size[..]) {
+            gaps += model.parameter(&conv.weight).nnz() as f64 * wasted;
+            if conv.stride == [1, 1] && x[1..] == y[1..] && conv.kernel != [1, 1] {
+                let positions = conv.kernel[1] * (size[0] + conv.kernel[0] - 1) * size[1];
+                rearranging += x[0] as f64 * cost::rearranging(positions, isa, lanes);
+            }
+        }
+        gaps < rearranging
+    });
     padding
 }
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use sr2_formats::CsrMatrix;
 
 use crate::Isa;
-use crate::arrange::ArrangeStep;
 use crate::dense_conv::{BLOCK, Block, DenseConv};
 use crate::linear::{Linear, LinearWeights};
 use crate::plane::{ALIGN, odd_lines};
@@ -117,7 +116,7 @@ impl ProgramBuilder {
         weights.check(to.channels, columns);
         let positions = window.positions([from.plane.height(), from.plane.width()]);
         assert_eq!(positions, Some([to.plane.height(), to.plane.width()]), "positions of {window:?}");
-        let flat = to.plane.flat();
+        let flat = to.plane.values();
         let whole = flat.next_multiple_of(self.isa.lanes());
         assert!(to.plane.head() + whole <= to.plane.stride(), "rows of {flat} values overlap: use `linear`");
         let bias = bias.map_or_else(|| vec![0.0; to.channels], <[f32]>::to_vec);
@@ -135,11 +134,11 @@ impl ProgramBuilder {
             );
             source
         } else {
-            let (source, arrange) = Source::arranged(&window, &from.plane, x_start, &to.plane, self.scratch);
-            let read = source.extent(from.channels, flat);
-            let written = from.channels * source.channel;
+            let input = (&from.plane, x_start);
+            let (source, arrange) = Source::arranged(&window, from.channels, input, &to.plane, self.scratch);
+            let (read, written) = (source.extent(from.channels, flat), from.channels * source.channel);
             self.scratch_values = self.scratch_values.max(read).max(written);
-            self.push(Step::Arrange(ArrangeStep { arrange, channels: from.channels }));
+            self.push(Step::Arrange(arrange));
             source
         };
         let bytes = source.extent(from.channels, flat).checked_mul(size_of::<f32>());
@@ -227,7 +226,7 @@ impl ProgramBuilder {
             y: y_start + first * plane.stride() + head,
             residual: residual.map(|r| r + head),
             stride: plane.stride(),
-            flat: plane.flat(),
+            flat: plane.values(),
             mask: plane.mask(),
             channels: from.channels,
             affine,

@@ -77,17 +77,17 @@ impl Plane {
         self.stride
     }
 
-    /// Values from the first of the first row to the last of the last row, gaps included.
-    pub(crate) fn flat(&self) -> usize {
+    /// Values from the first of the first row to the last of the last row, gaps included: what a convolution computes.
+    pub fn values(&self) -> usize {
         ((self.height - 1) * self.pitch() + self.width) * self.lanes
     }
 
     /// For each value of `flat`, rounded up to whole vectors: all bits set inside the image, none in a gap.
     /// `None` where there is no gap that must stay zero.
     pub(crate) fn mask(&self) -> Option<Vec<f32>> {
-        let keep = |i: usize| i < self.flat() && i / self.lanes % self.pitch() < self.width;
+        let keep = |i: usize| i < self.values() && i / self.lanes % self.pitch() < self.width;
         let mask = |i| f32::from_bits(if keep(i) { u32::MAX } else { 0 });
-        (self.pad > 0).then(|| (0..self.flat().next_multiple_of(ALIGN)).map(mask).collect())
+        (self.pad > 0).then(|| (0..self.values().next_multiple_of(ALIGN)).map(mask).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use sr2_formats::CsrMatrix;
 
 use crate::Isa;
 use crate::arena::Arena;
-use crate::arrange::ArrangeStep;
+use crate::arrange::Arrange;
 use crate::builder::ProgramBuilder;
 use crate::dense_conv::DenseConv;
 use crate::linear::Linear;
@@ -43,7 +43,7 @@ pub enum Weights<'a> {
 pub(crate) enum Step {
     Import(Import),
     Export(Export),
-    Arrange(ArrangeStep),
+    Arrange(Arrange),
     SparseConv(SparseConv),
     DenseConv(DenseConv),
     Linear(Linear),

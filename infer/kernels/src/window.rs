@@ -1,6 +1,6 @@
 //! How a window slides over an image, and where a convolution finds its taps.
 
-use crate::arrange::Arrange;
+use crate::arrange::{Arrange, ZERO};
 use crate::plane::{ALIGN, Plane, odd_lines};
 
 /// A sliding window with ONNX semantics (floor mode).
@@ -62,30 +62,58 @@ impl Source {
         Self { base: start + x.head() - origin, channel: x.stride(), taps, reach, panels: 1 }
     }
 
-    /// Reads `scratch`, where the returned step first puts, for every kernel column and every row phase, the input
-    /// positions that the outputs need, in the order of the outputs.
-    pub(crate) fn arranged(window: &Window, x: &Plane, start: usize, y: &Plane, scratch: usize) -> (Self, Arrange) {
-        let [rows, cols] = window.kernel;
-        let (stride, dilation) = (window.stride[0], window.dilation[0]);
-        let mut phases: Vec<usize> = (0..rows).map(|k| k * dilation % stride).collect();
-        phases.sort_unstable();
-        phases.dedup();
-        let copied = y.height() + (rows - 1) * dilation / stride;
-        let row = y.pitch() * y.lanes();
-        let panel = copied * row;
-        let tap = |k: usize| {
-            let (down, right) = (k / cols * dilation, k % cols);
-            let phase = phases.binary_search(&(down % stride)).expect("every tap's phase is listed");
-            (right * phases.len() + phase) * panel + down / stride * row
+    /// Reads `scratch`, where the returned step first puts the input positions in the order in which the outputs need
+    /// them: for every row and column phase of the stride a panel of rows as wide as the output's, so that within a
+    /// panel all taps lie at constant distances. Where the output's rows have no gap that the shifts of a phase could
+    /// reach into, every kernel column gets panels of its own.
+    pub(crate) fn arranged(
+        window: &Window,
+        channels: usize,
+        (x, x_start): (&Plane, usize),
+        y: &Plane,
+        scratch: usize,
+    ) -> (Self, Arrange) {
+        let ([kernel_rows, kernel_cols], pitch) = (window.kernel, y.pitch());
+        let place = |axis: usize, k: usize| {
+            let offset = k * window.dilation[axis];
+            (offset % window.stride[axis], offset / window.stride[axis])
         };
-        let taps: Vec<usize> = (0..rows * cols).map(tap).collect();
-        let channel = odd_lines(cols * phases.len() * panel);
-        let (width, pitch, to) = (y.width(), y.pitch(), scratch);
-        let arrange =
-            Arrange { x: *x, x_start: start, width, pitch, rows: copied, phases, window: *window, to, channel };
-        let phases = arrange.phases.len();
-        let reach = (copied - y.height()) * row;
-        (Self { base: scratch, channel, taps, reach, panels: cols * phases }, arrange)
+        let shifts = place(1, kernel_cols - 1).1;
+        let columns: Vec<(usize, usize)> = (0..kernel_cols)
+            .map(|k| if y.width() + shifts <= pitch { place(1, k) } else { (k * window.dilation[1], 0) })
+            .collect();
+        let row_phases = distinct((0..kernel_rows).map(|k| place(0, k).0));
+        let column_starts = distinct(columns.iter().map(|(start, _)| *start));
+        let rows = y.height() + place(0, kernel_rows - 1).1;
+
+        let mut pattern = Vec::new();
+        for start in &column_starts {
+            for phase in &row_phases {
+                for (row, col) in (0..rows).flat_map(|row| (0..pitch).map(move |col| (row, col))) {
+                    let row = (row * window.stride[0] + phase).wrapping_sub(window.pads[0]);
+                    let col = (col * window.stride[1] + start).wrapping_sub(window.pads[1]);
+                    let inside = row < x.height() && col < x.width();
+                    let source = x.head() + row.wrapping_mul(x.pitch()).wrapping_add(col).wrapping_mul(x.lanes());
+                    pattern.push(if inside { source as i32 } else { ZERO });
+                }
+            }
+        }
+        let panel = rows * pitch;
+        let tap = |k: usize| {
+            let ((phase, down), (start, right)) = (place(0, k / kernel_cols), columns[k % kernel_cols]);
+            let row_phase = row_phases.binary_search(&phase).expect("the phase of every row is listed");
+            let column = column_starts.binary_search(&start).expect("the start of every column is listed");
+            ((column * row_phases.len() + row_phase) * panel + down * pitch + right) * y.lanes()
+        };
+        let taps = (0..kernel_rows * kernel_cols).map(tap).collect();
+        if y.lanes() == 1 {
+            pattern.resize(pattern.len().next_multiple_of(ALIGN), ZERO);
+        }
+        let stride = odd_lines(pattern.len() * y.lanes());
+        let panels = row_phases.len() * column_starts.len();
+        let reach = ((rows - y.height()) * pitch + shifts) * y.lanes();
+        let arrange = Arrange { x: *x, x_start, channels, to: scratch, stride, pattern };
+        (Self { base: scratch, channel: stride, taps, reach, panels }, arrange)
     }
 
     /// Values of one channel that a tile of `tile` values reads.
@@ -98,4 +126,9 @@ impl Source {
         let furthest = self.taps.iter().max().expect("a window has a tap");
         (channels - 1) * self.channel + furthest + flat.next_multiple_of(ALIGN)
     }
+}
+
+fn distinct(values: impl Iterator<Item = usize>) -> Vec<usize> {
+    let values: std::collections::BTreeSet<usize> = values.collect();
+    values.into_iter().collect()
 }
