@@ -37,7 +37,10 @@ impl Kernel for Call<'_, Pool> {
             let (x, y) = unsafe {
                 let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head());
                 let y = self.site.arena.add(s.y_start + channel * s.y.stride() + s.y.head());
-                (std::slice::from_raw_parts(x.cast_const(), s.x.values()), std::slice::from_raw_parts_mut(y, s.y.values()))
+                (
+                    std::slice::from_raw_parts(x.cast_const(), s.x.values()),
+                    std::slice::from_raw_parts_mut(y, s.y.values()),
+                )
             };
             for row in 0..s.y.height() {
                 let out = &mut y[row * s.y.pitch() * lanes..];
