@@ -110,13 +110,14 @@ impl<'a> Compiler<'a> {
 
     fn concat(&mut self, layer: &Layer<'_>) -> Range<usize> {
         let (of, graph) = (&self.memory.of, self.model.graph());
-        let (mut first, mut steps) = (0, usize::MAX..0);
+        let (mut first, mut steps) = (0, None);
         for value in &layer.inputs {
             let appended = self.builder.pointwise(of[*value], of[layer.output], first, None, None, layer.clip);
-            steps = steps.start.min(appended.start)..appended.end;
+            let start = steps.as_ref().map_or(appended.start, |steps: &Range<usize>| steps.start);
+            steps = Some(start..appended.end);
             first += graph.shape(*value)[0];
         }
-        steps
+        steps.unwrap_or_default()
     }
 
     /// Scale and shift of each channel of a batch norm with its running statistics.

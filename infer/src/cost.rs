@@ -15,7 +15,7 @@ fn gather_over_dot(isa: Isa) -> f64 {
 ///
 /// The dense kernel keeps blocks of output channels in registers, so it cannot serve groups of fewer.
 pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize) -> bool {
-    let wasted = channels_per_group.next_multiple_of(4) as f64 / channels_per_group as f64;
+    let wasted = channels_per_group.next_multiple_of(6) as f64 / channels_per_group as f64;
     density * SPARSE_OVER_DENSE < wasted
 }
 

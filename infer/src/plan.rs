@@ -104,6 +104,9 @@ impl Plan {
     }
 }
 
+/// What a column of the table shows of a layer.
+type Cell = fn(&LayerPlan) -> String;
+
 impl Deref for Plan {
     type Target = [LayerPlan];
 
@@ -115,10 +118,10 @@ impl Deref for Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.header)?;
-        let width = |get: fn(&LayerPlan) -> String, title: &str| {
+        let width = |get: Cell, title: &str| {
             self.layers.iter().map(|l| get(l).chars().count()).chain([title.len()]).max().unwrap_or(0)
         };
-        let columns: [(&str, fn(&LayerPlan) -> String); 6] = [
+        let columns: [(&str, Cell); 6] = [
             ("layer", |l| l.name.clone()),
             ("op", |l| l.op.clone()),
             ("output", |l| l.output.iter().map(usize::to_string).collect::<Vec<_>>().join("x")),

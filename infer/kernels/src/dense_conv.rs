@@ -4,10 +4,10 @@ use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
 /// Output channels of a block.
-pub(crate) const BLOCK: usize = 4;
+pub(crate) const BLOCK: usize = 6;
 
-/// Vectors of a tile: with four channels and the operands they fill 16 registers.
-const TILE: usize = 3;
+/// Vectors of a tile: with six channels and the operands they fill 15 of 16 registers.
+const TILE: usize = 2;
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], over all weights.
 #[derive(Debug)]
@@ -56,8 +56,7 @@ impl Kernel for Call<'_, DenseConv> {
                 unsafe {
                     match end - first {
                         1 => self.block::<V, 1>(block, at),
-                        2 => self.block::<V, 2>(block, at),
-                        _ => self.block::<V, 3>(block, at),
+                        _ => self.block::<V, 2>(block, at),
                     }
                 }
             }
@@ -80,30 +79,29 @@ impl Call<'_, DenseConv> {
             let block = s.blocks.get_unchecked(block);
             let x = self.site.arena.add(s.x + block.x + at).cast_const().cast::<u8>();
             let mut sums = [[V::splat(0.0); P]; BLOCK];
-            for r in 0..BLOCK {
-                sums[r] = [V::splat(block.bias[r]); P];
+            for (sums, bias) in sums.iter_mut().zip(block.bias) {
+                *sums = [V::splat(bias); P];
             }
             for (weights, offset) in weights.iter().zip(&s.offsets) {
                 let x = x.add(*offset as usize).cast::<f32>();
                 let mut inputs = [V::splat(0.0); P];
-                for p in 0..P {
-                    inputs[p] = V::load(x.add(p * V::LANES));
+                for (p, input) in inputs.iter_mut().enumerate() {
+                    *input = V::load(x.add(p * V::LANES));
                 }
-                for r in 0..BLOCK {
-                    let weight = V::splat(weights[r]);
-                    for p in 0..P {
-                        sums[r][p] = inputs[p].mul_add(weight, sums[r][p]);
+                for (sums, weight) in sums.iter_mut().zip(weights) {
+                    let weight = V::splat(*weight);
+                    for (sum, input) in sums.iter_mut().zip(inputs) {
+                        *sum = input.mul_add(weight, *sum);
                     }
                 }
             }
             let [low, high] = s.clip.map(|bound| V::splat(bound));
-            for r in 0..BLOCK {
+            for (r, sums) in sums.into_iter().enumerate() {
                 if r == block.rows {
                     break;
                 }
                 let row = (block.row + r) * s.stride + at;
-                for p in 0..P {
-                    let mut sum = sums[r][p];
+                for (p, mut sum) in sums.into_iter().enumerate() {
                     if let Some(residual) = s.residual {
                         sum = sum.add(V::load(self.site.arena.add(residual + row + p * V::LANES)));
                     }

@@ -115,8 +115,8 @@ impl Call<'_, SparseConv> {
                     add_tap(tap, x, &mut sums[0]);
                 }
                 for chunk in chunks {
-                    for u in 0..U {
-                        add_tap(chunk.get_unchecked(u), x, &mut sums[u]);
+                    for (tap, sums) in chunk.iter().zip(&mut sums) {
+                        add_tap(tap, x, sums);
                     }
                 }
                 let [low, high] = s.clip.map(|bound| V::splat(bound));
