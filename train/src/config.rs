@@ -186,7 +186,7 @@ impl Config {
 /// A weight of the penalty that leaves a small residual network useful after a few epochs.
 fn default_lambda(penalty: Penalty) -> f64 {
     match penalty {
-        Penalty::L0 => 1e-4,
+        Penalty::L0 => 1e-3,
         Penalty::L1 => 1e-5,
     }
 }

@@ -5,27 +5,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-use sr2_formats::{Error, Tensor, TensorMap};
-use sr2_models::checkpoint::{self, Checkpoint, Provenance};
+use serde::Serialize;
+use sr2_formats::Error;
+use sr2_models::checkpoint::Checkpoint;
 use sr2_models::initialisation::initialise;
 use sr2_models::{Graph, Model, zoo};
 
 use crate::candle_executor::CandleExecutor;
 use crate::config::{Config, ConfigError, Method};
 use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, holdout_size, locate, split};
-use crate::evaluation::{evaluate, recalibrate};
+use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
-use crate::layout::{flatten, unflatten};
+use crate::layout::{ParameterLayout, flatten, unflatten};
 use crate::metrics::{Census, EpochRecord, EpochTotals, LayerSparsity, Record, StepRecord};
 use crate::observer::{Observer, SoFar};
 use crate::run_folder::RunFolder;
 use crate::schedule::Floor;
-use crate::sr2::{Objective, Sr2, Sr2Settings, Sr2State, StepError, StepReport, Verdict};
+use crate::sr2::{Objective, Sr2, Sr2Settings, StepError, StepReport, Verdict};
 use crate::train_error::TrainError;
 
+mod snapshot;
 #[cfg(test)]
 mod tests;
+
+use snapshot::{Accuracies, Best, Snapshot, State, provenance};
 
 /// Steps between two step records in the metrics.
 const LOG_EVERY: u64 = 50;
@@ -33,13 +36,8 @@ const LOG_EVERY: u64 = 50;
 const RECALIBRATION_BATCHES: usize = 32;
 /// Rejections in a row after which sigma has long been at its cap and no step will be taken any more.
 const ENDLESS_REJECTION: u64 = 100;
-/// Within this much sparsity, the more accurate network is the better one; beyond it, the sparser.
-const SPARSITY_TIE: f64 = 0.005;
 /// The same images are held out whatever the run's seed, so that runs can be compared.
 const SPLIT_SEED: u64 = 0;
-
-const MOMENTUM_TENSOR: &str = "optimizer.momentum";
-const STATE_KEY: &str = "sr2.state";
 
 /// The images of a run. The test part is only read when training has ended.
 pub struct Images {
@@ -86,32 +84,6 @@ pub struct Summary {
     pub layers: Vec<LayerSparsity>,
     /// Seconds in this process, a resumed run's earlier ones left out.
     pub seconds: f64,
-}
-
-/// What a checkpoint keeps besides tensors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    sr2: Sr2State,
-    position: Position,
-    totals: EpochTotals,
-    best: Option<Best>,
-    finished: bool,
-}
-
-/// The epoch that `best.safetensors` holds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Best {
-    sparsity: f64,
-    validation_accuracy: f64,
-}
-
-impl Best {
-    fn beats(&self, other: &Self) -> bool {
-        let sparser = self.sparsity - other.sparsity;
-        sparser > SPARSITY_TIE || (sparser >= -SPARSITY_TIE && self.validation_accuracy > other.validation_accuracy)
-    }
 }
 
 /// Trains a new network of the zoo in a new run folder. `stop` is looked at before every step.
@@ -185,31 +157,12 @@ impl Session {
             let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
             return Self::start(config, run, graph, images);
         };
-        let mut saved = checkpoint::read(&path)?;
-        let malformed = |problem: String| Error::malformed(&path, problem);
-        let text = saved.metadata.get(STATE_KEY);
-        let text = text.ok_or_else(|| malformed(format!("has no metadata {STATE_KEY:?}, so it cannot be resumed")))?;
-        let state: State = serde_json::from_str(text).map_err(|e| malformed(format!("metadata {STATE_KEY:?}: {e}")))?;
+        let Snapshot { model, state, momentum } = Snapshot::read(&path)?;
         if state.finished {
             return Err(TrainError::RunFinished { folder: run.path().into() });
         }
-        let momentum = saved.state.remove(MOMENTUM_TENSOR).map_or(Vec::new(), |t| t.data().to_vec());
-        let trainable: usize = saved
-            .model
-            .graph()
-            .parameters()
-            .iter()
-            .filter(|p| p.role.is_trainable())
-            .map(|p| p.shape.iter().product::<usize>())
-            .sum();
-        if state.sr2.step > 0 && momentum.len() != trainable {
-            let found = momentum.len();
-            return Err(
-                malformed(format!("tensor {MOMENTUM_TENSOR:?} has {found} values, expected {trainable}")).into()
-            );
-        }
         run.cut_metrics(state.sr2.step)?;
-        Self::new(config, run, saved.model, images, Some(state), momentum)
+        Self::new(config, run, model, images, Some(state), momentum)
     }
 
     fn new(
@@ -221,7 +174,7 @@ impl Session {
         momentum: Vec<f32>,
     ) -> Result<Self, TrainError> {
         let graph = model.graph().clone();
-        let layout = crate::layout::ParameterLayout::new(&graph);
+        let layout = ParameterLayout::new(&graph);
         let parameters = flatten(layout.trainable(), model.parameters());
         let buffers = flatten(layout.buffers(), model.parameters());
         let prunable =
@@ -259,7 +212,7 @@ impl Session {
         while self.position.epoch < self.config.epochs {
             if stop.load(Ordering::Relaxed) {
                 let step = self.sr2.state().step;
-                self.save(false, None)?;
+                self.save(None)?;
                 return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
             }
             let (report, batch) = self.step()?;
@@ -360,9 +313,9 @@ impl Session {
         let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
         if self.best.is_none_or(|best| candidate.beats(&best)) {
             self.best = Some(candidate);
-            self.run.save_best(&self.checkpoint(false, None))?;
+            self.run.save_best(&self.checkpoint(None))?;
         }
-        self.save(false, None)?;
+        self.save(None)?;
         self.clock = EpochClock::start();
         Ok(())
     }
@@ -376,7 +329,7 @@ impl Session {
             std::mem::replace(&mut self.images.test, Box::new(|| unreachable!("the test set is read once")));
         let batch_size = self.config.batch_size;
         let test = evaluate(self.executor.as_mut(), &self.parameters, &load_test()?, batch_size)?;
-        let checkpoint = self.save(true, Some([validation_accuracy, test.accuracy]))?;
+        let checkpoint = self.save(Some(Accuracies { validation: validation_accuracy, test: test.accuracy }))?;
         let census = self.census();
         let summary = Summary {
             folder: self.run.path().into(),
@@ -393,7 +346,7 @@ impl Session {
         Ok(summary)
     }
 
-    fn validate(&mut self) -> Result<crate::evaluation::Evaluation, ExecutorError> {
+    fn validate(&mut self) -> Result<Evaluation, ExecutorError> {
         evaluate(self.executor.as_mut(), &self.parameters, &self.images.validation, self.config.batch_size)
     }
 
@@ -401,57 +354,26 @@ impl Session {
         Census::new(self.executor.layout().trainable(), &self.parameters)
     }
 
-    fn save(&self, finished: bool, accuracies: Option<[f64; 2]>) -> Result<PathBuf, Error> {
-        self.run.save(self.sr2.state().step, &self.checkpoint(finished, accuracies))
+    /// Saves a checkpoint; with the final accuracies, as that of a finished run.
+    fn save(&self, accuracies: Option<Accuracies>) -> Result<PathBuf, Error> {
+        self.run.save(self.sr2.state().step, &self.checkpoint(accuracies))
     }
 
-    fn checkpoint(&self, finished: bool, accuracies: Option<[f64; 2]>) -> Checkpoint {
+    fn checkpoint(&self, accuracies: Option<Accuracies>) -> Checkpoint {
         let layout = self.executor.layout();
         let mut tensors = unflatten(layout.trainable(), &self.parameters);
         tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()));
-        let momentum = self.sr2.momentum();
-        let mut state = TensorMap::new();
-        if !momentum.is_empty() {
-            state.insert(MOMENTUM_TENSOR.into(), Tensor::new([momentum.len()], momentum.to_vec()));
-        }
-        let kept = State {
+        let state = State {
             sr2: self.sr2.state().clone(),
             position: self.position,
             totals: self.totals.clone(),
             best: self.best,
-            finished,
+            finished: accuracies.is_some(),
         };
-        let kept = serde_json::to_string(&kept).expect("the state is plain data");
-        Checkpoint {
-            model: Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's"),
-            provenance: self.provenance(accuracies),
-            state,
-            metadata: [(STATE_KEY.to_string(), kept)].into(),
-        }
-    }
-
-    fn provenance(&self, accuracies: Option<[f64; 2]>) -> Provenance {
-        let (config, kind) = (&self.config, self.config.dataset);
-        let mut training = std::collections::BTreeMap::new();
-        let mut fact = |name: &str, value: serde_json::Value| training.insert(name.to_string(), value);
-        fact("method", serde_json::json!(config.method));
-        fact("penalty", serde_json::json!(config.penalty));
-        fact("lambda", serde_json::json!(config.lambda));
-        fact("epochs", serde_json::json!(config.epochs));
-        fact("batch_size", serde_json::json!(config.batch_size));
-        fact("seed", serde_json::json!(config.seed));
-        fact("steps", serde_json::json!(self.sr2.state().step));
-        if let Some([validation, test]) = accuracies {
-            fact("validation_accuracy", serde_json::json!(validation));
-            fact("test_accuracy", serde_json::json!(test));
-        }
-        Provenance {
-            dataset: Some(kind.name().into()),
-            class_names: self.config.dataset.class_names().iter().map(|name| name.to_string()).collect(),
-            mean: kind.mean().to_vec(),
-            std: kind.std().to_vec(),
-            training,
-        }
+        let model = Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's");
+        let momentum = self.sr2.momentum().to_vec();
+        let provenance = provenance(&self.config, state.sr2.step, accuracies);
+        Snapshot { model, state, momentum }.into_checkpoint(provenance)
     }
 }
 

@@ -1,9 +1,9 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sr2_models::checkpoint;
 use sr2_models::{BatchNormalization, Conv, Gemm, GraphBuilder, Node, Op};
 
 use super::*;
-use crate::layout::ParameterLayout;
 
 const BATCH: usize = 16;
 const TRAIN: usize = 5 * BATCH + 3;

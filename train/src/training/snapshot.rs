@@ -1,0 +1,118 @@
+//! A run between two steps, as a checkpoint holds it.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sr2_formats::{Error, Result, Tensor, TensorMap};
+use sr2_models::Model;
+use sr2_models::checkpoint::{self, Checkpoint, Provenance};
+
+use crate::config::Config;
+use crate::data::Position;
+use crate::metrics::EpochTotals;
+use crate::sr2::Sr2State;
+
+/// Within this much sparsity, the more accurate network is the better one; beyond it, the sparser.
+const SPARSITY_TIE: f64 = 0.005;
+
+const MOMENTUM_TENSOR: &str = "optimizer.momentum";
+const STATE_KEY: &str = "sr2.state";
+
+/// Everything that the next step depends on, apart from the configuration and the images.
+pub(super) struct Snapshot {
+    pub(super) model: Model,
+    pub(super) state: State,
+    /// Empty before the first step that was taken.
+    pub(super) momentum: Vec<f32>,
+}
+
+/// What a checkpoint keeps besides tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    pub(super) sr2: Sr2State,
+    pub(super) position: Position,
+    pub(super) totals: EpochTotals,
+    pub(super) best: Option<Best>,
+    pub(super) finished: bool,
+}
+
+/// The epoch that `best.safetensors` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Best {
+    pub(super) sparsity: f64,
+    pub(super) validation_accuracy: f64,
+}
+
+impl Best {
+    /// More zeros win; within a tie, accuracy does.
+    pub(super) fn beats(&self, other: &Self) -> bool {
+        let sparser = self.sparsity - other.sparsity;
+        sparser > SPARSITY_TIE || (sparser >= -SPARSITY_TIE && self.validation_accuracy > other.validation_accuracy)
+    }
+}
+
+/// Accuracies of a finished run.
+#[derive(Clone, Copy)]
+pub(super) struct Accuracies {
+    pub(super) validation: f64,
+    pub(super) test: f64,
+}
+
+impl Snapshot {
+    /// Reads a checkpoint that a run can go on from.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let Checkpoint { model, state: mut tensors, metadata, .. } = checkpoint::read(path)?;
+        let malformed = |problem: String| Error::malformed(path, problem);
+        let text = metadata.get(STATE_KEY);
+        let text = text.ok_or_else(|| malformed(format!("has no metadata {STATE_KEY:?}, so it cannot be resumed")))?;
+        let state = serde_json::from_str(text).map_err(|e| malformed(format!("metadata {STATE_KEY:?}: {e}")))?;
+        let momentum = tensors.remove(MOMENTUM_TENSOR).map_or(Vec::new(), |t| t.data().to_vec());
+        let trainable = model.graph().parameters().iter().filter(|p| p.role.is_trainable());
+        let expected: usize = trainable.map(|p| p.shape.iter().product::<usize>()).sum();
+        if !momentum.is_empty() && momentum.len() != expected {
+            let found = momentum.len();
+            return Err(malformed(format!("tensor {MOMENTUM_TENSOR:?} has {found} values, expected {expected}")));
+        }
+        Ok(Self { model, state, momentum })
+    }
+
+    /// The checkpoint to write.
+    pub(super) fn into_checkpoint(self, provenance: Provenance) -> Checkpoint {
+        let mut state = TensorMap::new();
+        if !self.momentum.is_empty() {
+            state.insert(MOMENTUM_TENSOR.into(), Tensor::new([self.momentum.len()], self.momentum));
+        }
+        let text = serde_json::to_string(&self.state).expect("the state is plain data");
+        Checkpoint { model: self.model, provenance, state, metadata: [(STATE_KEY.to_string(), text)].into() }
+    }
+}
+
+/// What the checkpoint tells of its origin.
+pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accuracies>) -> Provenance {
+    let mut training: std::collections::BTreeMap<String, serde_json::Value> = [
+        ("method", json!(config.method)),
+        ("penalty", json!(config.penalty)),
+        ("lambda", json!(config.lambda)),
+        ("epochs", json!(config.epochs)),
+        ("batch_size", json!(config.batch_size)),
+        ("seed", json!(config.seed)),
+        ("steps", json!(steps)),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .into();
+    if let Some(Accuracies { validation, test }) = accuracies {
+        training.insert("validation_accuracy".into(), json!(validation));
+        training.insert("test_accuracy".into(), json!(test));
+    }
+    let kind = config.dataset;
+    Provenance {
+        dataset: Some(kind.name().into()),
+        class_names: kind.class_names().iter().map(|name| name.to_string()).collect(),
+        mean: kind.mean().to_vec(),
+        std: kind.std().to_vec(),
+        training,
+    }
+}
