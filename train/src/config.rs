@@ -44,7 +44,9 @@ pub struct Config {
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceKind,
-    /// Threads that compute; by default all that the machine has.
+    /// What computes the network.
+    pub executor: ExecutorKind,
+    /// Threads that compute, the same bits whatever their number; by default all that the machine has.
     pub threads: Option<usize>,
     /// Threads that prepare batches.
     pub workers: usize,
@@ -58,6 +60,18 @@ pub enum Method {
     Sr2,
     /// SR2 as published, for reference.
     Sr2Paper,
+}
+
+/// What computes the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorKind {
+    /// The tape on the CPU, candle on CUDA.
+    Auto,
+    /// Our own CPU kernels on a static tape.
+    Tape,
+    /// candle, on either device.
+    Candle,
 }
 
 impl Default for Config {
@@ -78,6 +92,7 @@ impl Default for Config {
             warmup: 0.3,
             seed: 0,
             device: DeviceKind::Cpu,
+            executor: ExecutorKind::Auto,
             threads: None,
             workers: 1,
         }
@@ -177,6 +192,8 @@ impl Config {
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
         check((1e-3..=1e3).contains(&self.sigma_floor), "sigma_floor", self.sigma_floor, "0.001 to 1000")?;
         check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
+        let tape_on_cuda = self.executor == ExecutorKind::Tape && self.device == DeviceKind::Cuda;
+        check(!tape_on_cuda, "executor", "tape", "candle or auto with device cuda")?;
         check((1..=1024).contains(&threads), "threads", threads, "1 to 1024")?;
         check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
         Ok(self)

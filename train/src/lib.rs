@@ -19,7 +19,7 @@ mod train_error;
 mod training;
 pub mod trial;
 
-pub use config::{Config, ConfigError, Method};
+pub use config::{Config, ConfigError, ExecutorKind, Method};
 pub use observer::Observer;
 pub use train_error::TrainError;
 pub use training::{Outcome, Summary, resume, train};

@@ -11,8 +11,8 @@ use sr2_models::checkpoint::Checkpoint;
 use sr2_models::initialisation::initialise;
 use sr2_models::{Graph, Model, zoo};
 
-use crate::candle_executor::CandleExecutor;
-use crate::config::{Config, ConfigError, Method};
+use crate::candle_executor::{CandleExecutor, DeviceKind};
+use crate::config::{Config, ConfigError, ExecutorKind, Method};
 use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, holdout_size, locate, split};
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
@@ -22,6 +22,7 @@ use crate::observer::{Observer, SoFar};
 use crate::run_folder::RunFolder;
 use crate::schedule::Floor;
 use crate::sr2::{Objective, Sr2, Sr2Settings, StepError, StepReport, Verdict};
+use crate::tape::TapeExecutor;
 use crate::train_error::TrainError;
 
 mod snapshot;
@@ -189,7 +190,7 @@ impl Session {
         };
         let loader = BatchLoader::new(images.train.clone(), &options)?;
         let settings = settings(&config, loader.batches_per_epoch());
-        let executor = Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?);
+        let executor = executor(&config, &graph, buffers)?;
         let (sr2, totals, best) = match state {
             Some(s) => (Sr2::resume(settings, prunable, s.sr2, momentum), s.totals, s.best),
             None => (Sr2::new(settings, prunable), EpochTotals::default(), None),
@@ -394,6 +395,21 @@ impl Objective for BatchObjective<'_> {
     fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
         Ok(self.executor.loss(x, self.batch)?.loss)
     }
+}
+
+fn executor(config: &Config, graph: &Graph, buffers: Vec<f32>) -> Result<Box<dyn Executor>, ExecutorError> {
+    let tape = match config.executor {
+        ExecutorKind::Auto => config.device == DeviceKind::Cpu,
+        ExecutorKind::Tape => true,
+        ExecutorKind::Candle => false,
+    };
+    if !tape {
+        return Ok(Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?));
+    }
+    let threads = config.threads.expect("the configuration is resolved");
+    let mut executor = TapeExecutor::new(graph, config.batch_size, threads)?;
+    executor.set_buffers(&buffers);
+    Ok(Box::new(executor))
 }
 
 fn settings(config: &Config, batches_per_epoch: u64) -> Sr2Settings {
