@@ -40,7 +40,7 @@ pub(crate) struct SparseConv {
 }
 
 /// Accumulators that fit 16 registers beside a weight and an operand.
-pub(crate) const MAX_TILE: usize = 14;
+pub(crate) const MAX_TILE: usize = 12;
 
 impl Kernel for Call<'_, SparseConv> {
     #[inline(always)]
@@ -73,9 +73,7 @@ impl Kernel for Call<'_, SparseConv> {
                         9 => self.rows::<V, 9, 1>(block, rows, at),
                         10 => self.rows::<V, 10, 1>(block, rows, at),
                         11 => self.rows::<V, 11, 1>(block, rows, at),
-                        12 => self.rows::<V, 12, 1>(block, rows, at),
-                        13 => self.rows::<V, 13, 1>(block, rows, at),
-                        _ => self.rows::<V, 14, 1>(block, rows, at),
+                        _ => self.rows::<V, 12, 1>(block, rows, at),
                     }
                 }
             }
