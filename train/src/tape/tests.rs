@@ -4,6 +4,7 @@ use serde::Deserialize;
 use sr2_models::{Clip, Conv, Gemm, Graph, GraphBuilder, Node, Op, ParameterRole, zoo};
 
 use super::TapeExecutor;
+use crate::candle_executor::{CandleExecutor, DeviceKind};
 use crate::executor::{Batch, Executor};
 
 /// Largest difference of a gradient, relative to the largest value of its parameter, that f32 rounding may cause.
@@ -155,6 +156,26 @@ fn every_network_of_the_zoo_descends_along_its_gradient() {
         let mut loss = |x: &[f32]| executor.loss(x, &batch).unwrap().loss;
         let change = loss(&up) - loss(&down);
         assert!((change / expected - 1.0).abs() < 0.1, "{name}: the loss changes by {change}, expected {expected}");
+    }
+}
+
+#[test]
+fn candle_gives_the_same_loss_and_gradient() {
+    let graph = zoo::build("resnet8", 10).unwrap();
+    let mut tape = TapeExecutor::new(&graph, 6, 2).unwrap();
+    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), DeviceKind::Cpu).unwrap();
+    let (x, batch) = (parameters(&tape, he), batch(&graph, 6));
+    let (mut found, mut expected) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let losses = [
+        tape.loss_and_gradient(&x, &batch, &mut found).unwrap().loss,
+        candle.loss_and_gradient(&x, &batch, &mut expected).unwrap().loss,
+    ];
+    assert!((losses[0] / losses[1] - 1.0).abs() < VALUE_TOLERANCE, "{losses:?}");
+    for segment in tape.layout().trainable() {
+        let range = segment.range.clone();
+        let expected: Vec<f64> = expected[range.clone()].iter().map(|g| f64::from(*g)).collect();
+        // Both round in f32.
+        assert_close(&segment.spec.name, &found[range], &expected, 2.0 * GRADIENT_TOLERANCE);
     }
 }
 
