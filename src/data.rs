@@ -64,7 +64,7 @@ fn fetch(arguments: &Fetch) -> anyhow::Result<()> {
     };
     let style = "{bytes}/{total_bytes} {bar:30} {bytes_per_sec}, {eta} left";
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
-    let progress = &mut |done, total| {
+    let progress = &mut |done, total: Option<u64>| {
         bar.set_length(total.unwrap_or(done));
         bar.set_position(done);
     };

@@ -1,7 +1,6 @@
 //! `sr2-prune doctor`.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;

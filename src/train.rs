@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clap::Args;
-use serde::de::IntoDeserializer;
 use serde::de::value::Error as NameError;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use sr2_train::candle_executor::DeviceKind;
 use sr2_train::data::DatasetKind;
 use sr2_train::penalty::Penalty;
 use sr2_train::progress::Progress;
-use sr2_train::{Config, Method, Outcome, Summary, TrainError};
+use sr2_train::{Config, ExecutorKind, Method, Outcome, Summary, TrainError};
 
 use crate::Format;
 use crate::exit::Stopped;
@@ -35,7 +34,7 @@ pub struct Arguments {
     /// Go on with an interrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = [
         "config", "network", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "momentum",
-        "seed", "device", "threads", "runs", "name",
+        "seed", "device", "executor", "threads", "runs", "name",
     ])]
     resume: Option<PathBuf>,
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
@@ -71,6 +70,9 @@ pub struct Arguments {
     /// cpu or cuda [default: cpu]
     #[arg(long, value_parser = by_name::<DeviceKind>)]
     device: Option<DeviceKind>,
+    /// auto, tape (our CPU kernels) or candle [default: auto: tape on the CPU]
+    #[arg(long, value_parser = by_name::<ExecutorKind>)]
+    executor: Option<ExecutorKind>,
     /// Threads that compute [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -139,6 +141,7 @@ impl Arguments {
         set(&mut config.momentum, &self.momentum);
         set(&mut config.seed, &self.seed);
         set(&mut config.device, &self.device);
+        set(&mut config.executor, &self.executor);
         set(&mut config.runs, &self.runs);
         config.data = self.data.clone().or(config.data);
         config.lambda = self.lambda.or(config.lambda);
@@ -149,6 +152,6 @@ impl Arguments {
 }
 
 /// A setting by the name it has in a configuration file.
-fn by_name<'a, T: Deserialize<'a> + Serialize>(name: &'a str) -> Result<T, NameError> {
+fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, NameError> {
     T::deserialize(name.into_deserializer())
 }

@@ -14,6 +14,7 @@ pub mod progress;
 pub mod run_folder;
 pub mod schedule;
 pub mod sr2;
+mod summary;
 pub mod tape;
 mod train_error;
 mod training;
@@ -21,5 +22,6 @@ pub mod trial;
 
 pub use config::{Config, ConfigError, ExecutorKind, Method};
 pub use observer::Observer;
+pub use summary::Summary;
 pub use train_error::TrainError;
-pub use training::{Outcome, Summary, resume, train};
+pub use training::{Outcome, resume, train};

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use serde::Serialize;
 use sr2_formats::Error;
 use sr2_models::checkpoint::Checkpoint;
 use sr2_models::initialisation::initialise;
@@ -17,11 +16,12 @@ use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Posit
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
-use crate::metrics::{Census, EpochRecord, EpochTotals, LayerSparsity, Record, StepRecord};
+use crate::metrics::{Census, EpochRecord, EpochTotals, Record, StepRecord};
 use crate::observer::{Observer, SoFar};
 use crate::run_folder::RunFolder;
 use crate::schedule::Floor;
 use crate::sr2::{Objective, Sr2, Sr2Settings, StepError, StepReport, Verdict};
+use crate::summary::Summary;
 use crate::tape::TapeExecutor;
 use crate::train_error::TrainError;
 
@@ -62,29 +62,6 @@ pub enum Outcome {
         /// Steps taken.
         step: u64,
     },
-}
-
-/// A finished run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// The run folder.
-    pub folder: PathBuf,
-    /// The checkpoint to export.
-    pub checkpoint: PathBuf,
-    /// Steps taken.
-    pub steps: u64,
-    /// Accuracy on the held-out images.
-    pub validation_accuracy: f64,
-    /// Accuracy on the test images.
-    pub test_accuracy: f64,
-    /// Loss on the test images.
-    pub test_loss: f64,
-    /// Fraction of zeros among the prunable weights.
-    pub sparsity: f64,
-    /// Sparsity by layer.
-    pub layers: Vec<LayerSparsity>,
-    /// Seconds in this process, a resumed run's earlier ones left out.
-    pub seconds: f64,
 }
 
 /// Trains a new network of the zoo in a new run folder. `stop` is looked at before every step.

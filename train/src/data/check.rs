@@ -1,5 +1,6 @@
 //! Verifying a folder of data.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -65,4 +66,22 @@ pub fn check(dir: &Path, kind: DatasetKind) -> Result<Report> {
         });
     }
     Ok(report)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let title = self.kind.title();
+        for PartReport { part, files, images, official_images, class_counts } in &self.parts {
+            let (fewest, most) = (class_counts.iter().min(), class_counts.iter().max());
+            let (fewest, most) = (fewest.copied().unwrap_or(0), most.copied().unwrap_or(0));
+            write!(f, "{title} {}: {images} of {official_images} images, ", part.name())?;
+            writeln!(f, "{fewest} to {most} a class, in {}", list(files))?;
+        }
+        self.problems.iter().try_for_each(|problem| writeln!(f, "problem: {problem}"))?;
+        write!(f, "{}", if self.problems.is_empty() { "everything decodes" } else { "not usable as it is" })
+    }
+}
+
+fn list(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }

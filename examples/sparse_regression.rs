@@ -1,0 +1,64 @@
+//! SR2 away from neural networks: recovers a sparse vector from noisy linear measurements.
+//!
+//! `cargo run --release --example sparse_regression`
+//! minimises `1/(2m) |A x - b|^2 + lambda |x|_1` where `b = A x0 + noise` and `x0` has 8 non-zeros of 200.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sr2_train::executor::ExecutorError;
+use sr2_train::penalty::Penalty;
+use sr2_train::sr2::{Objective, Sr2, Sr2Settings};
+
+const MEASUREMENTS: usize = 100;
+const UNKNOWNS: usize = 200;
+const NONZEROS: usize = 8;
+
+struct LeastSquares {
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+impl LeastSquares {
+    fn residual(&self, x: &[f32]) -> Vec<f32> {
+        let products = self.a.chunks(UNKNOWNS).map(|row| row.iter().zip(x).map(|(a, x)| a * x).sum::<f32>());
+        products.zip(&self.b).map(|(product, b)| product - b).collect()
+    }
+}
+
+impl Objective for LeastSquares {
+    fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
+        let squares = self.residual(x).iter().map(|r| f64::from(*r).powi(2)).sum::<f64>();
+        Ok(squares / (2 * MEASUREMENTS) as f64)
+    }
+
+    fn gradient(&mut self, x: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
+        gradient.fill(0.0);
+        for (row, residual) in self.a.chunks(UNKNOWNS).zip(self.residual(x)) {
+            gradient.iter_mut().zip(row).for_each(|(g, a)| *g += a * residual / MEASUREMENTS as f32);
+        }
+        self.value(x)
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let a: Vec<f32> = (0..MEASUREMENTS * UNKNOWNS).map(|_| rng.random_range(-1.7..1.7)).collect();
+    let mut truth = vec![0.0; UNKNOWNS];
+    (0..NONZEROS).for_each(|k| truth[k * UNKNOWNS / NONZEROS] = if k % 2 == 0 { 1.0 } else { -1.0 });
+    let mut problem = LeastSquares { a, b: vec![0.0; MEASUREMENTS] };
+    problem.b = problem.residual(&truth).iter().map(|r| r + rng.random_range(-0.05..0.05)).collect();
+
+    let mut x = vec![0.0; UNKNOWNS];
+    let mut sr2 = Sr2::new(Sr2Settings::paper(Penalty::L1, 0.02, 0.0), std::iter::once(0..UNKNOWNS).collect());
+    let mut last = None;
+    for _ in 0..1000 {
+        last = Some(sr2.step(&mut x, &mut problem)?);
+    }
+
+    let last = last.ok_or("no step")?;
+    let support = |x: &[f32]| (0..UNKNOWNS).filter(|k| x[*k] != 0.0).collect::<Vec<_>>();
+    println!("loss {:.5}, sigma {:.3}, stationarity {:.1e}", last.trial_loss, last.sigma, last.stationarity);
+    println!("non-zeros found {:?}", support(&x));
+    println!("non-zeros true  {:?}", support(&truth));
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! The result of a finished run.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::metrics::LayerSparsity;
+
+/// A finished run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The run folder.
+    pub folder: PathBuf,
+    /// The checkpoint to export.
+    pub checkpoint: PathBuf,
+    /// Steps taken.
+    pub steps: u64,
+    /// Accuracy on the held-out images.
+    pub validation_accuracy: f64,
+    /// Accuracy on the test images.
+    pub test_accuracy: f64,
+    /// Loss on the test images.
+    pub test_loss: f64,
+    /// Fraction of zeros among the prunable weights.
+    pub sparsity: f64,
+    /// Sparsity by layer.
+    pub layers: Vec<LayerSparsity>,
+    /// Seconds in this process, a resumed run's earlier ones left out.
+    pub seconds: f64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |fraction: f64| format!("{:.2} %", 100.0 * fraction);
+        let mut table = Table::new();
+        table.load_style(UTF8_BORDERS_ONLY).set_header(["layer", "weights", "left", "sparsity"]);
+        for LayerSparsity { name, weights, nonzero } in &self.layers {
+            let sparsity = percent(1.0 - *nonzero as f64 / *weights as f64);
+            table.add_row([name.clone(), weights.to_string(), nonzero.to_string(), sparsity]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(f, "{table}")?;
+        writeln!(f, "sparsity             {}", percent(self.sparsity))?;
+        writeln!(f, "validation accuracy  {}", percent(self.validation_accuracy))?;
+        writeln!(f, "test accuracy        {}", percent(self.test_accuracy))?;
+        writeln!(f, "steps                {} in {:.0} s", self.steps, self.seconds)?;
+        write!(f, "checkpoint           {}", self.checkpoint.display())
+    }
+}
