@@ -76,20 +76,13 @@ impl RunFolder {
 
     /// The checkpoints, oldest first.
     pub fn checkpoints(&self) -> Result<Vec<PathBuf>, Error> {
-        let list = || fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
-        let step = |path: &PathBuf| -> Option<u64> {
-            path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
-        };
-        let paths = list().map_err(|e| Error::io(&self.path, "list", e))?;
-        let mut numbered: Vec<_> = paths.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
-        numbered.sort();
-        Ok(numbered.into_iter().map(|(_, path)| path).collect())
+        Ok(checkpoint::list(&self.path)?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// Writes `checkpoint-STEP.safetensors`, then removes all but the newest two. If the write fails, the earlier
     /// checkpoints are all still there.
     pub fn save(&self, step: u64, checkpoint: &Checkpoint) -> Result<PathBuf, Error> {
-        let path = self.path.join(format!("checkpoint-{step}.safetensors"));
+        let path = self.path.join(checkpoint::file_name(step));
         checkpoint::write(&path, checkpoint)?;
         let checkpoints = self.checkpoints()?;
         for old in &checkpoints[..checkpoints.len().saturating_sub(KEPT)] {

@@ -16,6 +16,7 @@
 mod binary;
 mod check;
 mod cifar;
+mod class_names;
 mod contain;
 mod dataset;
 mod draw;
