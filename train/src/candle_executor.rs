@@ -136,12 +136,8 @@ impl CandleExecutor {
         }
         let images = self.images(&batch.images, batch.labels.len())?;
         let (logits, statistics) = self.forward(&tensors, images, Mode::Training)?;
-        let (count, classes) = logits.dims2()?;
-        let mut slope = vec![0.0; count * classes];
-        let loss = cross_entropy(&flat(&logits)?, &batch.labels, classes, Some(&mut slope));
-        // d loss / d logits is known; the scalar logits . slope has the same gradient in every parameter.
-        let slope = Tensor::from_vec(slope, (count, classes), &self.device)?;
-        let gradients = (logits * slope)?.sum_all()?.backward()?;
+        let labels = Tensor::from_slice(&batch.labels, batch.labels.len(), &self.device)?;
+        let gradients = candle_nn::loss::cross_entropy(&logits, &labels)?.backward()?;
         gradient.fill(0.0);
         for segment in self.layout.trainable() {
             if let Some(g) = gradients.get(&variables[&segment.spec.name]) {
@@ -149,7 +145,7 @@ impl CandleExecutor {
             }
         }
         self.move_running(&statistics);
-        Ok(loss)
+        Ok(cross_entropy(&flat(&logits)?, &batch.labels, logits.dim(1)?, None))
     }
 
     fn try_logits(

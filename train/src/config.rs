@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sr2_formats::Error;
+use sr2_kernels::{Isa, IsaError};
 use sr2_models::zoo;
 
 use crate::candle_executor::DeviceKind;
@@ -129,6 +130,9 @@ pub enum ConfigError {
     /// A network that is not in the zoo.
     #[error(transparent)]
     Network(#[from] zoo::UnknownNetwork),
+    /// `SR2_ISA` names no tier of this CPU.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
     /// A value out of range.
     #[error("{key} is {found}, expected {expected}")]
     Value {
@@ -167,7 +171,7 @@ impl Config {
     /// Checks every setting and fills in the optional ones, but for `name` and `data`.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] for the first setting out of range.
+    /// The first setting that is out of range, or that this program or CPU does not have.
     pub fn resolve(mut self) -> Result<Self, ConfigError> {
         fn check(
             ok: bool,
@@ -192,10 +196,13 @@ impl Config {
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
         check((1e-3..=1e3).contains(&self.sigma_floor), "sigma_floor", self.sigma_floor, "0.001 to 1000")?;
         check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
+        let device = self.device == DeviceKind::Cpu || cfg!(feature = "cuda");
+        check(device, "device", "cuda", "cpu; cuda needs a program built with the feature `cuda`")?;
         let tape_on_cuda = self.executor == ExecutorKind::Tape && self.device == DeviceKind::Cuda;
         check(!tape_on_cuda, "executor", "tape", "candle or auto with device cuda")?;
         check((1..=1024).contains(&threads), "threads", threads, "1 to 1024")?;
         check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
+        Isa::from_env()?;
         Ok(self)
     }
 }
