@@ -30,7 +30,7 @@ pub(crate) fn compile(model: &Model, isa: Isa, options: &Options) -> Result<(Pro
 
     let threads = options.threads;
     let program =
-        compiler.builder.build(threads, options.batch).map_err(|source| Error::Threads { threads, source })?;
+        compiler.builder.build(threads, options.batch).map_err(|problem| Error::Threads { threads, problem })?;
     for plan in &mut plans {
         plan.kernels = program.kernels(plan.steps.clone());
         plan.weight_bytes = program.weight_bytes(plan.steps.clone());

@@ -63,11 +63,11 @@ pub enum Error {
         expected: usize,
     },
     /// The system refused a thread.
-    #[error("cannot start {threads} threads: {source}")]
+    #[error("cannot start {threads} threads: {problem}")]
     Threads {
         /// Threads asked for.
         threads: usize,
         /// Why.
-        source: std::io::Error,
+        problem: std::io::Error,
     },
 }

@@ -9,7 +9,6 @@ pub struct Error {
     path: PathBuf,
     kind: ErrorKind,
     message: String,
-    source: Option<std::io::Error>,
 }
 
 /// What a caller can do about an [`Error`].
@@ -30,12 +29,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// The operating system refused `action` ("read", "create", ...) on `path`.
     pub fn io(path: impl AsRef<Path>, action: &str, source: std::io::Error) -> Self {
-        Self {
-            path: path.as_ref().to_path_buf(),
-            kind: ErrorKind::Io,
-            message: format!("cannot {action}: {source}"),
-            source: Some(source),
-        }
+        Self::new(path, ErrorKind::Io, format!("cannot {action}: {source}"))
     }
 
     /// `path` breaks its format; `message` names the tensor or byte, what was found and what was expected.
@@ -49,7 +43,7 @@ impl Error {
     }
 
     fn new(path: impl AsRef<Path>, kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { path: path.as_ref().to_path_buf(), kind, message: message.into(), source: None }
+        Self { path: path.as_ref().to_path_buf(), kind, message: message.into() }
     }
 
     /// The class of the failure, for exit codes.
@@ -69,8 +63,5 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|e| e as _)
-    }
-}
+/// Its message holds the operating system's, so there is no `source` to print after it.
+impl std::error::Error for Error {}
