@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sr2_bench::BenchError;
+use sr2_bench::{BenchError, OnnxRuntimeError};
 use sr2_export::ExportError;
 use sr2_formats::ErrorKind;
 use sr2_train::TrainError;
@@ -30,6 +30,11 @@ pub struct Stopped {
     pub resume: String,
 }
 
+/// A command that cannot be meant, and what to do instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// The exit code of a failure.
 pub fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(error.chain().find_map(code_of).unwrap_or(1))
@@ -38,6 +43,9 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
 fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<Stopped>() {
         return Some(128 + error.signal);
+    }
+    if error.is::<Usage>() {
+        return Some(2);
     }
     if let Some(error) = error.downcast_ref::<TrainError>() {
         return Some(error.exit_code());
@@ -57,6 +65,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             BenchError::Usage(_) => Some(2),
             BenchError::Model(error) => Some(of_file(error)),
             BenchError::Native(error) => of_engine(error),
+            BenchError::OnnxRuntime(OnnxRuntimeError::NotHere { .. }) => Some(2),
             _ => None,
         };
     }

@@ -99,7 +99,7 @@ fn classify(
 
     let names = dataset.kind().class_names();
     let predictions = logits.chunks(classes).enumerate().map(|(index, logits)| {
-        let class = (0..classes).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a network has outputs");
+        let class = (0..classes).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a network has outputs");
         let total: f32 = logits.iter().map(|l| (l - logits[class]).exp()).sum();
         Prediction {
             image: files.map_or(index.to_string(), |files| files[index].display().to_string()),

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use sr2_train::data::{self, Cifar, Dataset, DatasetKind, EvaluationBatches};
+
+use crate::exit::Usage;
 
 /// The model given, or the export of the newest run.
 pub fn locate(model: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -13,7 +15,9 @@ pub fn locate(model: Option<&Path>) -> anyhow::Result<PathBuf> {
     }
     let export = sr2_export::newest_run("runs".as_ref())?.join("export");
     if !export.is_dir() {
-        bail!("{}: the newest run has no export; run `sr2-prune export`, or name a model", export.display());
+        let problem =
+            format!("{}: the newest run has no export; run `sr2-prune export`, or name a model", export.display());
+        bail!(Usage(problem));
     }
     Ok(export)
 }
@@ -36,7 +40,8 @@ impl TestImages {
     /// The dataset asked for, or the one with this many classes.
     pub fn kind(&self, classes: usize) -> anyhow::Result<DatasetKind> {
         let fitting = DatasetKind::ALL.into_iter().find(|kind| kind.classes() == classes);
-        self.dataset.or(fitting).with_context(|| format!("no known dataset has the model's {classes} classes"))
+        let unknown = || Usage(format!("no known dataset has the model's {classes} classes; name one with --dataset"));
+        Ok(self.dataset.or(fitting).ok_or_else(unknown)?)
     }
 
     /// Reads the test images; without `--data`, from `$SR2_DATA` or the cache.
