@@ -10,7 +10,8 @@ const EXPORTED: [&str; 2] = ["model.csr.safetensors", "model.onnx"];
 
 /// Loads a CSR safetensors or ONNX file, or the first such file of an export folder.
 pub(crate) fn load(path: &Path) -> Result<Model> {
-    if path.is_dir() {
+    let found = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+    if found.is_dir() {
         let Some(file) = EXPORTED.iter().map(|name| path.join(name)).find(|file| file.exists()) else {
             return Err(Error::unsupported(path, format!("holds neither {} nor {}", EXPORTED[0], EXPORTED[1])));
         };
