@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         network: "resnet8".into(),
         data: Some(sample.path().into()),
         epochs: 40,
+        lambda: Some(4e-3),
         runs: arguments.runs.clone(),
         ..Config::default()
     };

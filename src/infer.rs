@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use comfy_table::Table;
-use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 use sr2_infer::{Engine, Options};
 use sr2_train::data::{self, Dataset};
@@ -118,7 +118,7 @@ fn classify(
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY);
+        table.load_style(ASCII_MARKDOWN);
         let percent = |fraction: f64| format!("{:.2} %", 100.0 * fraction);
         let Some(accuracy) = self.accuracy else {
             table.set_header(["image", "class", "probability"]);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ impl fmt::Display for ExportReport {
         let Sparsity { overall, nnz, weights, .. } = self.sparsity;
         writeln!(f, "{}: {:.2} % sparse, {nnz} of {weights} weights left", self.network, 100.0 * overall)?;
         let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY).set_header(["file", "bytes", "smaller than dense", "logits differ by"]);
+        table.load_style(ASCII_MARKDOWN).set_header(["file", "bytes", "smaller than dense", "logits differ by"]);
         for file in &self.files {
             table.add_row([
                 file.name.clone(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -36,7 +36,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |fraction: f64| format!("{:.2} %", 100.0 * fraction);
         let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY).set_header(["layer", "weights", "left", "sparsity"]);
+        table.load_style(ASCII_MARKDOWN).set_header(["layer", "weights", "left", "sparsity"]);
         for LayerSparsity { name, weights, nonzero } in &self.layers {
             let sparsity = percent(1.0 - *nonzero as f64 / *weights as f64);
             table.add_row([name.clone(), weights.to_string(), nonzero.to_string(), sparsity]);
