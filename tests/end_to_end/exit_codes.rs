@@ -1,0 +1,170 @@
+//! Exit codes and one-line messages: usage and configuration (2), I/O (4), and what is not there.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::program::{json, refuse, sr2, succeed};
+use crate::sample::{DATA, few_images, short_run, short_training};
+
+/// The program in an empty folder that is also its user's home.
+fn at_home(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = sr2(folder, arguments);
+    command.env("HOME", folder).env("XDG_CACHE_HOME", folder.join("cache"));
+    command
+}
+
+#[test]
+fn unknown_commands_flags_and_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = [
+        (&["prune"][..], "'prune'"),
+        (&["train", "--learning-rate", "1"], "'--learning-rate'"),
+        (&["train", "--epochs", "many"], "'many'"),
+        (&["train", "--penalty", "l2"], "'l2'"),
+        (&["train", "--resume", "runs/r", "--epochs", "2"], "'--resume <RUN>'"),
+        (&["bench", "--engines", "sparse,fast"], "sparse, dense, ort"),
+        (&["infer", "--limit", "0"], "'0'"),
+        (&["data", "fetch", "imagenet"], "'imagenet'"),
+        (&[], "Usage"),
+    ];
+    for (arguments, part) in cases {
+        let output = sr2(folder.path(), arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{stderr}");
+        assert!(stderr.contains(part) && stderr.matches("error: ").count() <= 1, "{arguments:?}\n{stderr}");
+    }
+}
+
+#[test]
+fn configurations_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("misspelt.toml"), "epochs = 2\nlamda = 1e-3\n").unwrap();
+    fs::write(folder.path().join("broken.toml"), "epochs = 2\nlambda = \n").unwrap();
+    let train = |arguments: &[&str]| sr2(folder.path(), &[&["train", "--data", DATA], arguments].concat());
+    refuse(train(&["--config", "misspelt.toml"]), 2, &["misspelt.toml", "\"lamda\"", "did you mean \"lambda\"?"]);
+    refuse(train(&["--config", "broken.toml"]), 2, &["broken.toml:2"]);
+    refuse(train(&["--config", "absent.toml"]), 4, &["absent.toml", "No such file"]);
+    refuse(train(&["--network", "resnet21"]), 2, &["\"resnet21\"", "did you mean \"resnet20\"?"]);
+    refuse(train(&["--batch-size", "0"]), 2, &["batch_size is 0, expected"]);
+    refuse(train(&["--lambda", "NaN"]), 2, &["lambda is NaN, expected"]);
+    refuse(train(&["--name", "a/b"]), 2, &["name is \"a/b\", expected"]);
+    refuse(train(&["--device", "cuda"]), 2, &["device is cuda", "feature `cuda`"]);
+    let mut tier = train(&["--network", "resnet8"]);
+    tier.env("SR2_ISA", "avx1024");
+    refuse(tier, 2, &["\"avx1024\"", "scalar"]);
+    assert!(!folder.path().join("runs").exists(), "no run folder is made for what cannot be trained");
+}
+
+#[test]
+fn no_images_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    refuse(at_home(folder.path(), &["train"]), 4, &["cache/sr2-prune/data/cifar10", "data fetch cifar10", "--data"]);
+    let mut variable = at_home(folder.path(), &["train", "--dataset", "cifar100"]);
+    variable.env("SR2_DATA", "empty");
+    refuse(variable, 4, &["empty: ", "no such folder", "data fetch cifar100"]);
+    refuse(at_home(folder.path(), &["data", "check", "cifar10"]), 4, &["data fetch cifar10"]);
+    refuse(
+        at_home(folder.path(), &["data", "check", "cifar10", "--data", "."]),
+        4,
+        &["no train.parquet", "data fetch"],
+    );
+    assert!(!folder.path().join("runs").exists());
+}
+
+#[test]
+fn a_server_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = "http://127.0.0.1:1/cifar-10-binary.tar.gz";
+    let fetch = at_home(folder.path(), &["data", "fetch", "cifar10", "--from", url]);
+    refuse(fetch, 4, &[url, "cannot download", "refused"]);
+}
+
+#[test]
+fn nothing_trained_or_exported_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["export", "bench", "infer"] {
+        refuse(sr2(folder.path(), &[command]), 2, &["runs: ", "no run with a checkpoint", "train one"]);
+    }
+    fs::create_dir_all(folder.path().join("runs/r")).unwrap();
+    refuse(sr2(folder.path(), &["export", "runs/r"]), 2, &["runs/r: ", "no checkpoint"]);
+    let checkpoint = sr2_models::checkpoint::list(short_run()).unwrap().pop().unwrap().1;
+    fs::copy(checkpoint, folder.path().join("runs/r/checkpoint-1.safetensors")).unwrap();
+    for command in ["bench", "infer"] {
+        refuse(sr2(folder.path(), &[command]), 2, &["runs/r/export", "sr2-prune export"]);
+    }
+}
+
+#[test]
+fn models_that_are_not_there_or_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("notes.txt"), "").unwrap();
+    for model in ["absent.onnx", "absent.csr.safetensors", "absent"] {
+        refuse(sr2(folder.path(), &["infer", "--model", model, "--data", DATA]), 4, &[model, "No such file"]);
+        refuse(sr2(folder.path(), &["bench", model]), 4, &[model, "No such file"]);
+        refuse(sr2(folder.path(), &["export", model]), 4, &[model, "No such file"]);
+    }
+    refuse(sr2(folder.path(), &["bench", "notes.txt"]), 3, &["notes.txt", "expected an export folder"]);
+}
+
+#[test]
+fn options_out_of_range() {
+    let model = short_run().join("export");
+    let model = model.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |arguments: &[&str]| sr2(folder.path(), &[&["bench", model], arguments].concat());
+    refuse(bench(&["--batch", "0"]), 2, &["batch is 0, expected 1"]);
+    refuse(bench(&["--threads", "0"]), 2, &["threads is 0, expected 1"]);
+    refuse(bench(&["--seconds=-1"]), 2, &["seconds is -1, expected 0"]);
+    refuse(bench(&["--engines", "sparse,sparse"]), 2, &["sparse is named twice"]);
+    refuse(bench(&["--ort", "absent.so"]), 2, &["absent.so", "no ONNX Runtime library here", "expected"]);
+    let infer =
+        |arguments: &[&str]| sr2(folder.path(), &[&["infer", "--model", model, "--data", DATA], arguments].concat());
+    refuse(infer(&["--batch", "0"]), 2, &["batch is 0, expected 1"]);
+    refuse(infer(&["--threads", "0"]), 2, &["threads is 0, expected 1"]);
+    for mut command in [bench(&[]), infer(&[])] {
+        command.env("SR2_ISA", "avx1024");
+        refuse(command, 2, &["\"avx1024\"", "expected one of scalar, avx2, avx512"]);
+    }
+}
+
+#[test]
+fn without_onnx_runtime_the_other_engines_run() {
+    let model = short_run().join("export");
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = at_home(folder.path(), &["bench", model.to_str().unwrap(), "--seconds", "0.1", "--format", "json"]);
+    bench.env_remove("ORT_DYLIB_PATH").env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env("PATH", "");
+    let output = bench.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    if report["onnx_runtime"].is_object() {
+        eprintln!("SKIP: ONNX Runtime is installed in the system's libraries");
+        return;
+    }
+    let engines: Vec<_> = report["results"].as_array().unwrap().iter().map(|r| r["engine"].as_str()).collect();
+    assert_eq!(engines, [Some("sparse"), Some("dense")]);
+    assert_eq!(report["unavailable"][0]["engine"], "ort");
+    assert!(stderr.starts_with("ort: ") && stderr.contains("pip install onnxruntime"), "{stderr}");
+}
+
+#[test]
+fn a_finished_run_and_a_name_that_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = short_run();
+    refuse(sr2(folder.path(), &["train", "--resume", run.to_str().unwrap()]), 2, &["this run is finished"]);
+    succeed(short_training(folder.path(), "r", 1));
+    refuse(short_training(folder.path(), "r", 1), 2, &["runs/r: this run exists", "--resume", "--name"]);
+    refuse(sr2(folder.path(), &["train", "--resume", "runs/none"]), 4, &["runs/none/config.toml", "No such file"]);
+}
+
+#[test]
+fn a_good_folder_of_images_passes_the_check() {
+    let folder = tempfile::tempdir().unwrap();
+    for (data, images) in [(DATA, 2000), (few_images().to_str().unwrap(), 150)] {
+        let check = ["data", "check", "cifar10", "--data", data, "--format", "json"];
+        let report = json(sr2(folder.path(), &check));
+        assert_eq!(report["problems"].as_array().map(Vec::len), Some(0), "{report}");
+        assert_eq!(report["parts"][0]["images"], images, "{report}");
+    }
+}
