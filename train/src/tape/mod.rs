@@ -1,6 +1,6 @@
 //! The CPU executor: forward and backward planned once over the graph, buffers allocated once, our own kernels.
 //!
-//! [`plan`] turns the graph into steps (a batch norm swallows the sum and the activation that follow it) and gives
+//! `plan` turns the graph into steps (a batch norm swallows the sum and the activation that follow it) and gives
 //! every activation and gradient a buffer; the executor then only runs the steps. Work is cut by images (weight
 //! gradients also by output channels) in a way that does not depend on the number of threads, so neither do the bits
 //! of the results.

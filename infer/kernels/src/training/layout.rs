@@ -56,7 +56,7 @@ pub fn concat(channels: usize, area: usize, offset: usize, part: &[f32], whole: 
     for_each_pair(channels, area, offset, |from, to| whole[to] = part[from]);
 }
 
-/// Adds the gradient of [`concat`]'s whole to that of a part.
+/// Adds the gradient of [`concat()`]'s whole to that of a part.
 pub fn concat_gradient(channels: usize, area: usize, offset: usize, whole: &[f32], part: &mut [f32]) {
     if offset.is_multiple_of(BLOCK) && channels.is_multiple_of(BLOCK) {
         let start = offset * area;
