@@ -65,9 +65,12 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             BenchError::Usage(_) => Some(2),
             BenchError::Model(error) => Some(of_file(error)),
             BenchError::Native(error) => of_engine(error),
-            BenchError::OnnxRuntime(OnnxRuntimeError::NotHere { .. }) => Some(2),
+            BenchError::OnnxRuntime(error) => of_onnx_runtime(error),
             _ => None,
         };
+    }
+    if let Some(error) = error.downcast_ref::<OnnxRuntimeError>() {
+        return of_onnx_runtime(error);
     }
     error.downcast_ref::<sr2_infer::Error>().and_then(of_engine)
 }
@@ -78,6 +81,15 @@ fn of_engine(error: &sr2_infer::Error) -> Option<u8> {
         Error::File(error) => Some(of_file(error)),
         Error::Isa(_) | Error::Option { .. } => Some(2),
         Error::Operator { .. } | Error::Weight { .. } | Error::Size { .. } => Some(3),
+        _ => None,
+    }
+}
+
+fn of_onnx_runtime(error: &OnnxRuntimeError) -> Option<u8> {
+    match error {
+        OnnxRuntimeError::NotHere { .. } => Some(2),
+        OnnxRuntimeError::Broken { .. } => Some(3),
+        OnnxRuntimeError::Fetch { .. } => Some(4),
         _ => None,
     }
 }

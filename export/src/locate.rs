@@ -26,7 +26,7 @@ pub fn last_checkpoint(source: &Path) -> Result<PathBuf, ExportError> {
 pub fn newest_run(runs: &Path) -> Result<PathBuf, ExportError> {
     let nothing = || ExportError::NoCheckpoint {
         folder: runs.to_path_buf(),
-        problem: "holds no run with a checkpoint; train one, or give a checkpoint".into(),
+        problem: "holds no run with a checkpoint; train one with `sr2-prune train`, or name what you mean".into(),
     };
     if !runs.is_dir() {
         return Err(nothing());
