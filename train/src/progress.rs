@@ -11,6 +11,8 @@ use crate::observer::{Observer, SoFar};
 
 /// Pause between two plain lines within an epoch.
 const PLAIN_PAUSE: Duration = Duration::from_secs(10);
+/// Two lines, so that 80 columns hold everything.
+const BAR: &str = "{prefix} {wide_bar} {pos}/{len}\n{wide_msg}";
 
 /// Shows a run on stderr.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
-        if self.plain {
+        // A hidden bar, as before the start, prints nothing.
+        if self.plain || self.bar.is_hidden() {
             eprintln!("{text}");
         } else {
             self.bar.println(text);
@@ -55,7 +58,7 @@ impl Observer for Progress {
     fn on_start(&mut self, folder: &Path, done: u64, steps: u64, batch_size: usize) {
         (self.steps, self.batch_size) = (steps, batch_size);
         if !self.plain {
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}").expect("the template is valid");
+            let style = ProgressStyle::with_template(BAR).expect("the template is valid");
             self.bar = ProgressBar::new(steps).with_position(done).with_style(style);
         }
         let from = if done > 0 { format!(" from step {done}") } else { String::new() };
@@ -63,13 +66,15 @@ impl Observer for Progress {
     }
 
     fn on_step(&mut self, step: &StepRecord, so_far: &SoFar) {
-        let message = step_line(step, so_far, self.steps, self.batch_size);
+        let left = self.steps.saturating_sub(step.step) as f64 * self.batch_size as f64 / so_far.images_per_s.max(1e-9);
+        let (place, line) = (format!("epoch {} ETA {}", step.epoch, duration(left)), step_line(step, so_far));
         if !self.plain {
             self.bar.set_position(step.step);
-            self.bar.set_message(message);
+            self.bar.set_prefix(place);
+            self.bar.set_message(line);
         } else if self.last_line.elapsed() >= PLAIN_PAUSE {
             self.last_line = Instant::now();
-            eprintln!("step {}/{} {message}", step.step, self.steps);
+            eprintln!("{place} step {}/{} {line}", step.step, self.steps);
         }
     }
 
@@ -83,18 +88,15 @@ impl Observer for Progress {
     }
 }
 
-fn step_line(step: &StepRecord, so_far: &SoFar, steps: u64, batch_size: usize) -> String {
-    let left = steps.saturating_sub(step.step) as f64 * batch_size as f64 / so_far.images_per_s.max(1e-9);
+fn step_line(step: &StepRecord, so_far: &SoFar) -> String {
     format!(
-        "epoch {} loss {:.3} acc {:.1}% sparsity {:.1}% sigma {:.3} accepted {:.0}% {:.0} images/s ETA {}",
-        step.epoch,
+        "loss {:.3} acc {:.1}% sparsity {:.1}% sigma {:.3} accepted {:.0}% {:.0} images/s",
         so_far.loss,
         100.0 * so_far.accuracy,
         100.0 * step.sparsity,
         step.sigma,
         100.0 * so_far.acceptance_rate,
-        so_far.images_per_s,
-        duration(left)
+        so_far.images_per_s
     )
 }
 
@@ -139,8 +141,8 @@ mod tests {
             sparsity: 0.951,
         };
         let so_far = SoFar { loss: 1.2346, accuracy: 0.5, acceptance_rate: 0.99, images_per_s: 640.0 };
-        let expected = "epoch 2 loss 1.235 acc 50.0% sparsity 95.1% sigma 0.500 accepted 99% 640 images/s ETA 1:20";
-        assert_eq!(step_line(&step, &so_far, 500, 128), expected);
+        let expected = "loss 1.235 acc 50.0% sparsity 95.1% sigma 0.500 accepted 99% 640 images/s";
+        assert_eq!(step_line(&step, &so_far), expected);
     }
 
     #[test]
