@@ -23,7 +23,7 @@ use crate::exit::Stopped;
 #[command(after_help = "Examples:
   sr2-prune train                                       resnet20 on CIFAR-10
   sr2-prune train --network resnet8 --data examples/data --epochs 30
-  sr2-prune train --penalty l1 --lambda 1e-5 --name l1-study
+  sr2-prune train --penalty l1 --lambda 3e-3 --name l1-study
   sr2-prune train --resume runs/l1-study
 
 Needs the images once: sr2-prune data fetch cifar10. To try it without: --data examples/data.")]
