@@ -56,6 +56,23 @@ fn configurations_that_cannot_be_used() {
     assert!(!folder.path().join("runs").exists(), "no run folder is made for what cannot be trained");
 }
 
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_not_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let odd = std::ffi::OsStr::from_bytes(b"r\xff");
+    let with = |arguments: &[&str]| {
+        let mut command = sr2(folder.path(), arguments);
+        command.arg(odd);
+        command
+    };
+    refuse(with(&["train", "--data", DATA, "--runs"]), 2, &["runs is r", "a path in UTF-8"]);
+    refuse(with(&["train", "--resume"]), 2, &["resume is r", "a path in UTF-8"]);
+    assert_eq!(with(&[]).output().unwrap().status.code(), Some(2));
+    refuse(with(&["infer", "--model"]), 4, &["r", "No such file"]);
+}
+
 #[test]
 fn no_images_anywhere() {
     let folder = tempfile::tempdir().unwrap();

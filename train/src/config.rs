@@ -163,7 +163,16 @@ impl Config {
         toml::from_str(&text).map_err(syntax)
     }
 
+    /// Refuses paths that a file of text cannot hold.
+    pub(crate) fn check_paths(&self) -> Result<(), ConfigError> {
+        check_path("runs", &self.runs)?;
+        self.data.as_deref().map_or(Ok(()), |data| check_path("data", data))
+    }
+
     /// The TOML text that [`Config::read`] reads back as an equal configuration.
+    ///
+    /// # Panics
+    /// If a path is not UTF-8; every run's are.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration is plain data")
     }
@@ -204,6 +213,14 @@ impl Config {
         check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
         Isa::from_env()?;
         Ok(self)
+    }
+}
+
+/// Refuses a path that is not UTF-8, which neither TOML nor JSON can hold.
+pub(crate) fn check_path(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(ConfigError::Value { key, found: path.display().to_string(), expected: "a path in UTF-8".into() }),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sr2_formats::{Error, write_atomic};
 use sr2_models::checkpoint::{self, Checkpoint};
 
-use crate::config::Config;
+use crate::config::{Config, check_path};
 use crate::train_error::TrainError;
 
 #[cfg(test)]
@@ -30,6 +30,7 @@ impl RunFolder {
     ///
     /// Without a name the run is called after its network, dataset and the first free number.
     pub fn create(config: &Config) -> Result<Self, TrainError> {
+        config.check_paths()?;
         fs::create_dir_all(&config.runs).map_err(|e| Error::io(&config.runs, "create", e))?;
         let path = match &config.name {
             Some(name) => config.runs.join(name),
@@ -46,6 +47,7 @@ impl RunFolder {
 
     /// Takes an existing run and its configuration.
     pub fn open(path: &Path) -> Result<(Self, Config), TrainError> {
+        check_path("resume", path)?;
         let config = Config::read(&path.join("config.toml"))?;
         Ok((Self::lock(path.to_path_buf())?, config))
     }

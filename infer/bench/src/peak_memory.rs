@@ -16,12 +16,12 @@ const RUNS: usize = 2;
 ///
 /// A program that passes its own path as [`crate::BenchOptions::program`] calls this first of all.
 pub fn measure_if_asked() -> Option<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != ARGUMENT {
         return None;
     }
     let spec = arguments.next().unwrap_or_default();
-    match measure(&spec) {
+    match measure(&spec.to_string_lossy()) {
         Ok(bytes) => println!("{}", serde_json::json!({ "peak_rss_bytes": bytes })),
         Err(problem) => {
             eprintln!("{problem}");
