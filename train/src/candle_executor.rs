@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sr2_models::{BatchNormalization, Graph, Op};
 
 use crate::cross_entropy::cross_entropy;
-use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
+use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
 use crate::layout::{ParameterLayout, Segment};
 
 /// Where candle computes.
@@ -32,6 +32,7 @@ pub struct CandleExecutor {
     layout: ParameterLayout,
     device: Device,
     buffers: Vec<f32>,
+    support: Support,
 }
 
 /// How batch norm gets its statistics.
@@ -60,7 +61,14 @@ impl CandleExecutor {
         }
         let layout = ParameterLayout::new(&graph);
         assert_eq!(buffers.len(), layout.buffers_len(), "buffers of {}", graph.name());
-        Ok(Self { last_reads: graph.last_reads(), layout, device: open(device)?, buffers, graph })
+        Ok(Self {
+            last_reads: graph.last_reads(),
+            layout,
+            device: open(device)?,
+            buffers,
+            support: Support::default(),
+            graph,
+        })
     }
 
     fn tensors(&self, segments: &[Segment], flat: &[f32]) -> candle_core::Result<HashMap<String, Tensor>> {
@@ -144,6 +152,7 @@ impl CandleExecutor {
                 gradient[segment.range.clone()].copy_from_slice(&flat(g)?);
             }
         }
+        self.support.mask(&self.layout, parameters, gradient);
         self.move_running(&statistics);
         Ok(cross_entropy(&flat(&logits)?, &batch.labels, logits.dim(1)?, None))
     }
@@ -174,6 +183,10 @@ impl Executor for CandleExecutor {
         gradient: &mut [f32],
     ) -> Result<BatchLoss, ExecutorError> {
         self.try_gradient(parameters, batch, gradient).map_err(failed)
+    }
+
+    fn set_support(&mut self, support: Support) {
+        self.support = support;
     }
 
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {

@@ -21,6 +21,34 @@ pub struct BatchLoss {
     pub correct: usize,
 }
 
+/// Which prunable weights may move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Support {
+    /// All: the gradient of every weight is computed.
+    #[default]
+    Moving,
+    /// Those that are not zero: the gradient of a prunable weight that is exactly zero in the call's parameters is
+    /// written as exactly 0.0 and need not be computed.
+    Frozen,
+}
+
+impl Support {
+    /// Writes 0.0 into the gradient of every weight that may not move.
+    pub fn mask(self, layout: &ParameterLayout, parameters: &[f32], gradient: &mut [f32]) {
+        if self == Self::Moving {
+            return;
+        }
+        for segment in layout.trainable().iter().filter(|s| s.spec.role.is_prunable()) {
+            let weights = &parameters[segment.range.clone()];
+            for (gradient, weight) in gradient[segment.range.clone()].iter_mut().zip(weights) {
+                if *weight == 0.0 {
+                    *gradient = 0.0;
+                }
+            }
+        }
+    }
+}
+
 /// An executor could not compute; the message says why.
 #[derive(Debug, thiserror::Error)]
 #[error("{executor} executor: {message}")]
@@ -38,13 +66,18 @@ pub trait Executor {
     fn layout(&self) -> &ParameterLayout;
 
     /// Loss at `parameters` on `batch` with its gradient, batch norm in training mode (statistics of the batch).
-    /// Moves the running statistics once. `gradient` is overwritten.
+    /// Moves the running statistics once. `gradient` is overwritten; what it holds for weights that are zero depends on
+    /// [`Executor::set_support`].
     fn loss_and_gradient(
         &mut self,
         parameters: &[f32],
         batch: &Batch,
         gradient: &mut [f32],
     ) -> Result<BatchLoss, ExecutorError>;
+
+    /// Says which weights move from the next gradient on; all do until this is called. A caller may change it every
+    /// step, for example to pay for the gradient of zeros only every k-th.
+    fn set_support(&mut self, support: Support);
 
     /// Loss at `parameters` on `batch`, batch norm in training mode, as [`Executor::loss_and_gradient`] would give it,
     /// but nothing is kept: no gradient, and the running statistics stay.

@@ -22,7 +22,7 @@ use sr2_kernels::training::{block_images, unblock_rows};
 use sr2_models::Graph;
 
 use crate::cross_entropy::cross_entropy;
-use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
+use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
 use crate::layout::ParameterLayout;
 use plan::{Plan, Value};
 
@@ -33,6 +33,7 @@ pub struct TapeExecutor {
     /// One per entry of the plan's `buffer_lens`, for `max_batch` images each.
     buffers: Vec<Vec<f32>>,
     running: Vec<f32>,
+    support: Support,
     max_batch: usize,
     isa: Isa,
     threads: ThreadPool,
@@ -97,7 +98,8 @@ impl TapeExecutor {
         let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
         let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
         let scratch = Scratch((0..threads).map(|_| Mutex::default()).collect());
-        Ok(Self { layout, plan, buffers, running, max_batch, isa, threads: pool, scratch })
+        let support = Support::default();
+        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, threads: pool, scratch })
     }
 
     /// Bytes of activations, gradients and packed weights held.
@@ -204,7 +206,12 @@ impl Executor for TapeExecutor {
                 step.backward(&pass, &plan.values, buffers, gradient);
             }
         });
+        self.support.mask(&self.layout, parameters, gradient);
         Ok(loss)
+    }
+
+    fn set_support(&mut self, support: Support) {
+        self.support = support;
     }
 
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {

@@ -5,7 +5,7 @@ use sr2_models::{Clip, Conv, Gemm, Graph, GraphBuilder, Node, Op, ParameterRole,
 
 use super::TapeExecutor;
 use crate::candle_executor::{CandleExecutor, DeviceKind};
-use crate::executor::{Batch, Executor};
+use crate::executor::{Batch, Executor, Support};
 
 /// Largest difference of a gradient, relative to the largest value of its parameter, that f32 rounding may cause.
 const GRADIENT_TOLERANCE: f64 = 1e-5;
@@ -177,6 +177,39 @@ fn candle_gives_the_same_loss_and_gradient() {
         // Both round in f32.
         assert_close(&segment.spec.name, &found[range], &expected, 2.0 * GRADIENT_TOLERANCE);
     }
+}
+
+/// The gradient on a frozen support is the moving one with zeros where weights are zero, and nothing else changes.
+#[track_caller]
+fn assert_frozen_is_masked(executor: &mut impl Executor, x: &[f32], batch: &Batch) {
+    let mut gradient_with = |support| {
+        executor.set_support(support);
+        let mut gradient = vec![f32::NAN; x.len()];
+        let loss = executor.loss_and_gradient(x, batch, &mut gradient).unwrap();
+        (loss, gradient)
+    };
+    let (moving_loss, moving) = gradient_with(Support::Moving);
+    let (frozen_loss, frozen) = gradient_with(Support::Frozen);
+    assert_eq!(frozen_loss, moving_loss);
+    for segment in executor.layout().trainable() {
+        let name = &segment.spec.name;
+        let range = segment.range.clone();
+        let masked = |i: usize| segment.spec.role.is_prunable() && x[i] == 0.0;
+        assert!(range.clone().filter(|i| masked(*i)).all(|i| frozen[i].to_bits() == 0), "{name}: zeros move");
+        let expected: Vec<f64> = range.clone().map(|i| if masked(i) { 0.0 } else { moving[i].into() }).collect();
+        assert_close(name, &frozen[range], &expected, GRADIENT_TOLERANCE);
+    }
+}
+
+#[test]
+fn zeros_of_a_frozen_support_have_no_gradient() {
+    let graph = zoo::build("resnet8", 10).unwrap();
+    let mut tape = TapeExecutor::new(&graph, 6, 2).unwrap();
+    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), DeviceKind::Cpu).unwrap();
+    let (mut x, batch) = (parameters(&tape, he), batch(&graph, 6));
+    x.iter_mut().enumerate().filter(|(i, _)| i % 7 < 4).for_each(|(_, x)| *x = 0.0);
+    assert_frozen_is_masked(&mut tape, &x, &batch);
+    assert_frozen_is_masked(&mut candle, &x, &batch);
 }
 
 #[test]
