@@ -7,6 +7,7 @@
 
 mod conv;
 mod norm;
+mod phases;
 mod plan;
 mod step;
 
@@ -14,6 +15,7 @@ mod step;
 mod tests;
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -24,6 +26,8 @@ use sr2_models::Graph;
 use crate::cross_entropy::cross_entropy;
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
 use crate::layout::ParameterLayout;
+pub use phases::PhaseTimes;
+use phases::timed;
 use plan::{Plan, Value};
 
 /// Runs a graph forward and backward on the CPU.
@@ -38,6 +42,7 @@ pub struct TapeExecutor {
     isa: Isa,
     threads: ThreadPool,
     scratch: Scratch,
+    times: PhaseTimes,
 }
 
 /// What batch norm normalises with.
@@ -98,13 +103,18 @@ impl TapeExecutor {
         let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
         let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
         let scratch = Scratch((0..threads).map(|_| Mutex::default()).collect());
-        let support = Support::default();
-        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, threads: pool, scratch })
+        let (support, times) = Default::default();
+        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, threads: pool, scratch, times })
     }
 
     /// Bytes of activations, gradients and packed weights held.
     pub fn memory_bytes(&self) -> usize {
         4 * self.buffers.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Time spent since the last call, by kind of work.
+    pub fn take_times(&mut self) -> PhaseTimes {
+        std::mem::take(&mut self.times)
     }
 
     /// Multiply-add operations of one image's forward pass in convolutions and linear layers.
@@ -152,16 +162,18 @@ impl TapeExecutor {
         count: usize,
         statistics: Statistics,
     ) -> Result<(), ExecutorError> {
-        let Self { plan, buffers, running, isa, threads, scratch, .. } = self;
+        let Self { plan, buffers, running, isa, threads, scratch, times, .. } = self;
         let pass = Pass { isa: *isa, count, parameters, scratch };
         let input = &plan.values[0];
         threads.install(|| {
             let (plain_len, area) = (input.channels * input.area(), input.area());
             let blocked = buffers[input.buffer].par_chunks_mut(input.len());
             let plain = images.par_chunks(plain_len);
-            blocked.zip(plain).for_each(|(blocked, plain)| block_images(input.channels, area, plain, blocked));
+            timed(&mut times.rest, || {
+                blocked.zip(plain).for_each(|(blocked, plain)| block_images(input.channels, area, plain, blocked));
+            });
             for step in &mut plan.steps {
-                step.forward(&pass, &plan.values, buffers, statistics, running)?;
+                timed(step.phase(times), || step.forward(&pass, &plan.values, buffers, statistics, running))?;
             }
             Ok(())
         })
@@ -190,20 +202,22 @@ impl Executor for TapeExecutor {
             return Err(error(format!("a gradient of {} values for {}", gradient.len(), parameters.len())));
         }
         self.forward(parameters, &batch.images, count, Statistics::Batch)?;
+        let start = Instant::now();
         let (logits, classes) = (self.plain_output(count), self.classes());
         let mut logits_gradient = vec![0.0; logits.len()];
         let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
 
-        let Self { plan, buffers, running, isa, threads, scratch, .. } = self;
+        let Self { plan, buffers, running, isa, threads, scratch, times, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
         gradient.fill(0.0);
         let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
         let rows = buffers[output_gradient].chunks_exact_mut(plan.values[plan.output].len());
         rows.zip(logits_gradient.chunks_exact(classes)).for_each(|(to, row)| block_images(classes, 1, row, to));
+        times.rest += start.elapsed();
         let pass = Pass { isa: *isa, count, parameters, scratch };
         threads.install(|| {
             for step in plan.steps.iter_mut().rev() {
-                step.backward(&pass, &plan.values, buffers, gradient);
+                step.backward(&pass, &plan.values, buffers, gradient, times);
             }
         });
         self.support.mask(&self.layout, parameters, gradient);

@@ -1,10 +1,13 @@
 //! One step of the plan: an operation, the values it reads and makes, and where its gradients go.
 
+use std::time::{Duration, Instant};
+
 use rayon::prelude::*;
 use sr2_kernels::training::{self as kernels, Activation, PoolShape, activate, activation_gradient, add_assign};
 
 use super::conv::Conv;
 use super::norm::{Norm, NormTarget, NormTensors};
+use super::phases::{PhaseTimes, timed};
 use super::plan::Value;
 use super::{Pass, Statistics};
 use crate::executor::ExecutorError;
@@ -127,16 +130,33 @@ impl Step {
         Ok(())
     }
 
+    /// The phase to which the step's time belongs, but for the gradients of a convolution.
+    pub fn phase<'a>(&self, times: &'a mut PhaseTimes) -> &'a mut Duration {
+        match self.operation {
+            Operation::Conv(_) => &mut times.conv_forward,
+            Operation::Norm(_) => &mut times.norm,
+            _ => &mut times.rest,
+        }
+    }
+
     /// Adds the gradients of the step's parameters to `gradient`, and passes that of its output on to its inputs.
-    pub fn backward(&mut self, pass: &Pass, values: &[Value], buffers: &mut [Vec<f32>], gradient: &mut [f32]) {
+    pub fn backward(
+        &mut self,
+        pass: &Pass,
+        values: &[Value],
+        buffers: &mut [Vec<f32>],
+        gradient: &mut [f32],
+        times: &mut PhaseTimes,
+    ) {
         let Some(gradients) = &self.gradients else { return };
+        let start = Instant::now();
         let (from, to) = (&values[self.inputs[0]], &values[self.output]);
         let mut output_gradient = std::mem::take(&mut buffers[gradients.output]);
         let dy = &mut output_gradient[..pass.count * to.len()];
         match &mut self.operation {
             Operation::Conv(conv) => {
                 let x = &buffers[from.buffer][..pass.count * from.len()];
-                conv.parameter_gradients(pass, x, dy, gradient);
+                timed(&mut times.conv_weight_gradient, || conv.parameter_gradients(pass, x, dy, gradient));
                 let (accumulate, buffer) = match gradients.inputs[0] {
                     Target::Replace(buffer) => (false, Some(buffer)),
                     Target::Add(buffer) => (true, Some(buffer)),
@@ -144,7 +164,7 @@ impl Step {
                 };
                 if let Some(buffer) = buffer {
                     let dx = &mut buffers[buffer][..pass.count * from.len()];
-                    conv.input_gradient(pass, dy, dx, accumulate);
+                    timed(&mut times.conv_input_gradient, || conv.input_gradient(pass, dy, dx, accumulate));
                 }
             }
             Operation::Norm(norm) => {
@@ -211,6 +231,9 @@ impl Step {
             }
         }
         buffers[gradients.output] = output_gradient;
+        if !matches!(self.operation, Operation::Conv(_)) {
+            *self.phase(times) += start.elapsed();
+        }
     }
 
     /// Moves the running statistics by those of the last forward pass.
