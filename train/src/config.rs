@@ -33,13 +33,20 @@ pub struct Config {
     pub method: Method,
     /// What makes the weights sparse.
     pub penalty: Penalty,
-    /// Weight of the penalty; the default depends on it.
+    /// Weight of the penalty; the default depends on it. Either this or `sparsity`.
     pub lambda: Option<f64>,
+    /// Fraction of the prunable weights to make zero: exactly under l0, at least under l1.
+    pub sparsity: Option<f64>,
+    /// Fraction of the steps, at the end, in which zeros stay zeros and only the loss is minimised. The default is 0.25;
+    /// 0 for methods without it.
+    pub debias: Option<f64>,
+    /// Layers that stay dense, as patterns of their names; by default the first and the last.
+    pub keep: Option<Vec<String>>,
     /// Weight of the past in the direction, 0 to below 1.
     pub momentum: f64,
-    /// Lowest point of the floor under sigma: the longest step is its inverse. Method `sr2` only.
+    /// Lowest point of the floor under sigma: the longest step is its inverse. Methods `sr2`, `magnitude` and `sgd`.
     pub sigma_floor: f64,
-    /// Fraction of the steps over which the steps get longer, before they get shorter. Method `sr2` only.
+    /// Fraction of the steps over which the steps get longer, before they get shorter. Where `sigma_floor` is used.
     pub warmup: f64,
     /// Seed of initialisation, order and augmentation.
     pub seed: u64,
@@ -61,6 +68,14 @@ pub enum Method {
     Sr2,
     /// SR2 as published, for reference.
     Sr2Paper,
+    /// ProxSGD with its published constants.
+    ProxSgd,
+    /// ProxGEN with its published constants, but for the weight decay: the penalty is the only regulariser.
+    ProxGen,
+    /// Gradual magnitude pruning: momentum SGD on SR2's one-cycle, the smallest weights cut along the ramp, for good.
+    Magnitude,
+    /// Momentum SGD on SR2's one-cycle, dense: what pruning is compared with.
+    Sgd,
 }
 
 /// What computes the network.
@@ -88,6 +103,9 @@ impl Default for Config {
             method: Method::Sr2,
             penalty: Penalty::L0,
             lambda: None,
+            sparsity: None,
+            debias: None,
+            keep: None,
             momentum: 0.9,
             sigma_floor: 0.5,
             warmup: 0.3,
@@ -182,16 +200,7 @@ impl Config {
     /// # Errors
     /// The first setting that is out of range, or that this program or CPU does not have.
     pub fn resolve(mut self) -> Result<Self, ConfigError> {
-        fn check(
-            ok: bool,
-            key: &'static str,
-            found: impl ToString,
-            expected: impl ToString,
-        ) -> Result<(), ConfigError> {
-            let error = || ConfigError::Value { key, found: found.to_string(), expected: expected.to_string() };
-            if ok { Ok(()) } else { Err(error()) }
-        }
-        let lambda = *self.lambda.get_or_insert(default_lambda(self.penalty));
+        self.resolve_pruning()?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = *self.threads.get_or_insert_with(cores);
         zoo::build(&self.network, self.dataset.classes())?;
@@ -201,7 +210,6 @@ impl Config {
         }
         check((1..=1_000_000).contains(&self.epochs), "epochs", self.epochs, "1 to 1000000")?;
         check((2..=65_536).contains(&self.batch_size), "batch_size", self.batch_size, "2 to 65536")?;
-        check(lambda.is_finite() && lambda >= 0.0, "lambda", lambda, "a finite number from 0")?;
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
         check((1e-3..=1e3).contains(&self.sigma_floor), "sigma_floor", self.sigma_floor, "0.001 to 1000")?;
         check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
@@ -214,6 +222,32 @@ impl Config {
         Isa::from_env()?;
         Ok(self)
     }
+
+    /// Checks and fills in how much is pruned, and when.
+    fn resolve_pruning(&mut self) -> Result<(), ConfigError> {
+        let published = matches!(self.method, Method::Sr2Paper | Method::Sgd);
+        let debias = *self.debias.get_or_insert(if published { 0.0 } else { 0.25 });
+        check((0.0..=0.9).contains(&debias), "debias", debias, "a fraction from 0 to 0.9")?;
+        if self.method == Method::Sgd {
+            let found = self.sparsity.or(self.lambda).unwrap_or(0.0);
+            return check(found == 0.0, "method", "sgd with a sparsity or lambda", "a method that prunes");
+        }
+        if self.method == Method::Magnitude {
+            check(self.penalty == Penalty::L0, "penalty", "l1", "l0 with method magnitude")?;
+        }
+        let Some(sparsity) = self.sparsity else {
+            let lambda = *self.lambda.get_or_insert(default_lambda(self.penalty));
+            return check(lambda.is_finite() && lambda >= 0.0, "lambda", lambda, "a finite number from 0");
+        };
+        check((0.0..1.0).contains(&sparsity), "sparsity", sparsity, "a fraction from 0 to below 1")?;
+        check(self.method != Method::Sr2Paper, "sparsity", sparsity, "lambda with method sr2-paper")?;
+        check(self.lambda.is_none(), "sparsity", sparsity, "either sparsity or lambda, not both")
+    }
+}
+
+fn check(ok: bool, key: &'static str, found: impl ToString, expected: impl ToString) -> Result<(), ConfigError> {
+    let error = || ConfigError::Value { key, found: found.to_string(), expected: expected.to_string() };
+    if ok { Ok(()) } else { Err(error()) }
 }
 
 /// Refuses a path that is not UTF-8, which neither TOML nor JSON can hold.
@@ -267,7 +301,18 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         type Change = fn(&mut Config);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 13] = [
+            (|c| c.sparsity = Some(1.0), "sparsity is 1, expected a fraction from 0 to below 1"),
+            (
+                |c| (c.sparsity, c.lambda) = (Some(0.9), Some(1e-3)),
+                "sparsity is 0.9, expected either sparsity or lambda",
+            ),
+            (|c| c.debias = Some(1.0), "debias is 1, expected a fraction from 0 to 0.9"),
+            (
+                |c| (c.method, c.penalty) = (Method::Magnitude, Penalty::L1),
+                "penalty is l1, expected l0 with method mag",
+            ),
+            (|c| (c.method, c.lambda) = (Method::Sgd, Some(1.0)), "method is sgd with a sparsity or lambda, expected"),
             (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
             (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),
             (|c| c.epochs = 0, "epochs is 0, expected 1 to 1000000"),

@@ -1,16 +1,19 @@
-//! Training: data, proximal operators, SR2, the loop and its run folders.
+//! Training: data, proximal operators, SR2 and its rivals, the loop and its run folders.
 
 pub mod candle_executor;
 pub mod config;
 pub mod cross_entropy;
 pub mod data;
+pub mod direction;
 pub mod evaluation;
 pub mod executor;
 pub mod layout;
 pub mod metrics;
 pub mod observer;
+pub mod optimizer;
 pub mod penalty;
 pub mod progress;
+pub mod pruning;
 pub mod run_folder;
 pub mod schedule;
 pub mod sr2;

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::executor::BatchLoss;
 use crate::layout::Segment;
-use crate::sr2::{StepReport, Verdict};
+use crate::optimizer::StepReport;
+use crate::sr2::Verdict;
 
 /// Sums over the steps of an epoch so far; part of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,8 @@ pub struct StepRecord {
     pub rho: Option<f64>,
     /// The sigma used.
     pub sigma: f64,
+    /// Largest weight of the penalty in any layer.
+    pub lambda: f64,
     /// `sqrt(sigma xi)`.
     pub stationarity: f64,
     /// Whether the step was taken.

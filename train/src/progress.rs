@@ -136,6 +136,7 @@ mod tests {
             xi: 0.1,
             rho: None,
             sigma: 0.5,
+            lambda: 1e-3,
             stationarity: 1.0,
             accepted: true,
             sparsity: 0.951,

@@ -1,4 +1,4 @@
-//! The floor under sigma over a run.
+//! Sigma over a run: the floor under SR2's, and the schedules of methods without a test.
 
 use std::f64::consts::PI;
 
@@ -39,6 +39,32 @@ impl Floor {
     }
 }
 
+/// The sigma of a method that takes every step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Schedule {
+    /// The one-cycle that is SR2's floor.
+    OneCycle(Floor),
+    /// Ten times larger after half of the steps and again after five sixths (ProxGEN's schedule).
+    Drops {
+        /// Sigma at the first step.
+        first: f64,
+        /// Number of steps of the run.
+        steps: u64,
+    },
+}
+
+impl Schedule {
+    /// Sigma at `step`, from 0.
+    pub fn sigma(&self, step: u64) -> f64 {
+        match *self {
+            Self::OneCycle(floor) => floor.sigma(step),
+            Self::Drops { first, steps } if 2 * step < steps => first,
+            Self::Drops { first, steps } if 6 * step < 5 * steps => 10.0 * first,
+            Self::Drops { first, .. } => 100.0 * first,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +90,12 @@ mod tests {
         assert_eq!(floor.sigma(0), 1.0);
         let middle = 1.0 / (1.0 / 100.0 + (1.0 - 1.0 / 100.0) / 2.0);
         assert!((floor.sigma(5) - middle).abs() < 1e-12);
+    }
+
+    #[test]
+    fn drops_come_at_half_and_five_sixths() {
+        let schedule = Schedule::Drops { first: 2.0, steps: 60 };
+        assert_eq!([0, 29, 30, 49, 50, 59].map(|step| schedule.sigma(step)), [2.0, 2.0, 20.0, 20.0, 200.0, 200.0]);
     }
 
     #[test]

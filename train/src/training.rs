@@ -10,21 +10,20 @@ use sr2_models::checkpoint::Checkpoint;
 use sr2_models::initialisation::initialise;
 use sr2_models::{Graph, Model, zoo};
 
-use crate::candle_executor::{CandleExecutor, DeviceKind};
-use crate::config::{Config, ConfigError, ExecutorKind, Method};
+use crate::config::{Config, ConfigError, Method};
 use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, holdout_size, locate, split};
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
 use crate::metrics::{Census, EpochRecord, EpochTotals, Record, StepRecord};
 use crate::observer::{Observer, SoFar};
+use crate::optimizer::{Averages, Objective, Optimizer, StepError, StepReport};
 use crate::run_folder::RunFolder;
-use crate::schedule::Floor;
-use crate::sr2::{Objective, Sr2, Sr2Settings, StepError, StepReport, Verdict};
+use crate::sr2::Verdict;
 use crate::summary::Summary;
-use crate::tape::TapeExecutor;
 use crate::train_error::TrainError;
 
+mod setup;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -99,7 +98,7 @@ struct Session {
     loader: BatchLoader,
     executor: Box<dyn Executor>,
     parameters: Vec<f32>,
-    sr2: Sr2,
+    optimizer: Optimizer,
     position: Position,
     totals: EpochTotals,
     best: Option<Best>,
@@ -126,7 +125,7 @@ impl Session {
     fn start(config: Config, run: RunFolder, graph: Graph, images: Images) -> Result<Self, TrainError> {
         let parameters = initialise(&graph, config.seed);
         let model = Model::try_new(graph, parameters).expect("initialisation fits its graph");
-        Self::new(config, run, model, images, None, Vec::new())
+        Self::new(config, run, model, images, None, Averages::default())
     }
 
     fn resume(config: Config, run: RunFolder, images: Images) -> Result<Self, TrainError> {
@@ -135,12 +134,12 @@ impl Session {
             let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
             return Self::start(config, run, graph, images);
         };
-        let Snapshot { model, state, momentum } = Snapshot::read(&path)?;
+        let Snapshot { model, state, averages } = Snapshot::read(&path)?;
         if state.finished {
             return Err(TrainError::RunFinished { folder: run.path().into() });
         }
-        run.cut_metrics(state.sr2.step)?;
-        Self::new(config, run, model, images, Some(state), momentum)
+        run.cut_metrics(state.optimizer.step)?;
+        Self::new(config, run, model, images, Some(state), averages)
     }
 
     fn new(
@@ -149,14 +148,13 @@ impl Session {
         model: Model,
         images: Images,
         state: Option<State>,
-        momentum: Vec<f32>,
+        averages: Averages,
     ) -> Result<Self, TrainError> {
         let graph = model.graph().clone();
         let layout = ParameterLayout::new(&graph);
         let parameters = flatten(layout.trainable(), model.parameters());
         let buffers = flatten(layout.buffers(), model.parameters());
-        let prunable =
-            layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).map(|s| s.range.clone()).collect();
+        let layers = setup::layers(&config, &graph, &layout)?;
         let position = state.as_ref().map_or(Position::default(), |s| s.position);
         let options = LoaderOptions {
             batch_size: config.batch_size,
@@ -166,14 +164,14 @@ impl Session {
             start: position,
         };
         let loader = BatchLoader::new(images.train.clone(), &options)?;
-        let settings = settings(&config, loader.batches_per_epoch());
-        let executor = executor(&config, &graph, buffers)?;
-        let (sr2, totals, best) = match state {
-            Some(s) => (Sr2::resume(settings, prunable, s.sr2, momentum), s.totals, s.best),
-            None => (Sr2::new(settings, prunable), EpochTotals::default(), None),
+        let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
+        let executor = setup::executor(&config, &graph, buffers)?;
+        let (optimizer, totals, best) = match state {
+            Some(s) => (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.best),
+            None => (Optimizer::new(settings, layers), EpochTotals::default(), None),
         };
         let clock = EpochClock::start();
-        Ok(Self { config, run, graph, images, loader, executor, parameters, sr2, position, totals, best, clock })
+        Ok(Self { config, run, graph, images, loader, executor, parameters, optimizer, position, totals, best, clock })
     }
 
     fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
@@ -184,12 +182,12 @@ impl Session {
             );
         }
         let steps = self.config.epochs * self.loader.batches_per_epoch();
-        observer.on_start(self.run.path(), self.sr2.state().step, steps, self.config.batch_size);
+        observer.on_start(self.run.path(), self.optimizer.state().step, steps, self.config.batch_size);
         let mut empty = self.census().empty_layers();
         self.clock = EpochClock::start();
         while self.position.epoch < self.config.epochs {
             if stop.load(Ordering::Relaxed) {
-                let step = self.sr2.state().step;
+                let step = self.optimizer.state().step;
                 self.save(None)?;
                 return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
             }
@@ -208,15 +206,17 @@ impl Session {
 
     fn step(&mut self) -> Result<(StepReport, BatchLoss), TrainError> {
         let loaded = self.loader.next_batch();
+        self.executor.set_support(self.optimizer.support());
         let executor = self.executor.as_mut();
         let mut objective = BatchObjective { executor, batch: &loaded.batch, at_point: None };
-        let result = self.sr2.step(&mut self.parameters, &mut objective);
+        let result = self.optimizer.step(&mut self.parameters, &mut objective);
         let at_point = objective.at_point;
         let images = loaded.batch.labels.len();
         self.loader.recycle(loaded.batch);
         let report = result.map_err(|e| self.diverged(e))?;
-        if self.sr2.state().rejections_in_a_row >= ENDLESS_REJECTION {
-            let problem = format!("{ENDLESS_REJECTION} steps rejected in a row up to step {}", self.sr2.state().step);
+        if self.optimizer.state().rejections_in_a_row >= ENDLESS_REJECTION {
+            let problem =
+                format!("{ENDLESS_REJECTION} steps rejected in a row up to step {}", self.optimizer.state().step);
             return Err(TrainError::Diverged { problem, last_checkpoint: self.run.checkpoints()?.pop() });
         }
         let at_point = at_point.expect("a step computes its gradient");
@@ -242,7 +242,7 @@ impl Session {
         sparsity: f64,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        let step = self.sr2.state().step;
+        let step = self.optimizer.state().step;
         let record = StepRecord {
             epoch: self.position.epoch + 1,
             step,
@@ -250,6 +250,7 @@ impl Session {
             xi: report.xi,
             rho: report.rho,
             sigma: report.sigma,
+            lambda: report.lambda,
             stationarity: report.stationarity,
             accepted: report.verdict != Verdict::Rejected,
             sparsity,
@@ -275,14 +276,14 @@ impl Session {
         let totals = std::mem::take(&mut self.totals);
         let record = EpochRecord {
             epoch: self.position.epoch,
-            step: self.sr2.state().step,
+            step: self.optimizer.state().step,
             loss: totals.loss(),
             train_accuracy: totals.accuracy(),
             validation_loss: validation.loss,
             validation_accuracy: validation.accuracy,
             sparsity: census.sparsity(),
             empty_layers: census.empty_layers(),
-            sigma: self.sr2.sigma(),
+            sigma: self.optimizer.sigma(),
             acceptance_rate: totals.acceptance_rate(),
             images_per_s,
         };
@@ -312,7 +313,7 @@ impl Session {
         let summary = Summary {
             folder: self.run.path().into(),
             checkpoint,
-            steps: self.sr2.state().step,
+            steps: self.optimizer.state().step,
             validation_accuracy,
             test_accuracy: test.accuracy,
             test_loss: test.loss,
@@ -334,7 +335,7 @@ impl Session {
 
     /// Saves a checkpoint; with the final accuracies, as that of a finished run.
     fn save(&self, accuracies: Option<Accuracies>) -> Result<PathBuf, Error> {
-        self.run.save(self.sr2.state().step, &self.checkpoint(accuracies))
+        self.run.save(self.optimizer.state().step, &self.checkpoint(accuracies))
     }
 
     fn checkpoint(&self, accuracies: Option<Accuracies>) -> Checkpoint {
@@ -342,16 +343,16 @@ impl Session {
         let mut tensors = unflatten(layout.trainable(), &self.parameters);
         tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()));
         let state = State {
-            sr2: self.sr2.state().clone(),
+            optimizer: self.optimizer.state().clone(),
             position: self.position,
             totals: self.totals.clone(),
             best: self.best,
             finished: accuracies.is_some(),
         };
         let model = Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's");
-        let momentum = self.sr2.momentum().to_vec();
-        let provenance = provenance(&self.config, state.sr2.step, accuracies);
-        Snapshot { model, state, momentum }.into_checkpoint(provenance)
+        let averages = self.optimizer.averages().clone();
+        let provenance = provenance(&self.config, state.optimizer.step, accuracies);
+        Snapshot { model, state, averages }.into_checkpoint(provenance)
     }
 }
 
@@ -371,38 +372,6 @@ impl Objective for BatchObjective<'_> {
 
     fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
         Ok(self.executor.loss(x, self.batch)?.loss)
-    }
-}
-
-fn executor(config: &Config, graph: &Graph, buffers: Vec<f32>) -> Result<Box<dyn Executor>, ExecutorError> {
-    let tape = match config.executor {
-        ExecutorKind::Auto => config.device == DeviceKind::Cpu,
-        ExecutorKind::Tape => true,
-        ExecutorKind::Candle => false,
-    };
-    if !tape {
-        return Ok(Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?));
-    }
-    let threads = config.threads.expect("the configuration is resolved");
-    let mut executor = TapeExecutor::new(graph, config.batch_size, threads)?;
-    executor.set_buffers(&buffers);
-    Ok(Box::new(executor))
-}
-
-fn settings(config: &Config, batches_per_epoch: u64) -> Sr2Settings {
-    let lambda = config.lambda.expect("the configuration is resolved");
-    match config.method {
-        Method::Sr2 => {
-            let floor = Floor {
-                lowest: config.sigma_floor,
-                first: 10.0 * config.sigma_floor,
-                last: 1e3f64.max(config.sigma_floor),
-                warmup: config.warmup,
-                steps: config.epochs * batches_per_epoch,
-            };
-            Sr2Settings::robust(config.penalty, lambda, config.momentum, floor, config.dataset.classes())
-        }
-        Method::Sr2Paper => Sr2Settings::paper(config.penalty, lambda, config.momentum),
     }
 }
 

@@ -9,12 +9,31 @@ use crate::penalty::Penalty;
 pub struct ProximalModel<'a> {
     /// The penalty `h`.
     pub penalty: Penalty,
-    /// Weight of the penalty.
-    pub lambda: f64,
-    /// The scalar metric.
+    /// The layers under the penalty, ascending in the flat vectors, with its weight in each; the rest is outside `h`.
+    pub penalised: &'a [(Range<usize>, f64)],
+    /// The metric `d`.
+    pub metric: Metric<'a>,
+}
+
+/// The metric of a proximal step: `d_i = sigma` or `sigma D_i`.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric<'a> {
+    /// The scalar.
     pub sigma: f64,
-    /// Ranges of the flat vectors that hold prunable weights, ascending; the rest is outside `h`.
-    pub prunable: &'a [Range<usize>],
+    /// The diagonal `D`, all above 0; empty for a scalar metric.
+    pub diagonal: &'a [f32],
+}
+
+impl Metric<'_> {
+    /// `d_i`.
+    pub fn at(&self, i: usize) -> f64 {
+        self.diagonal.get(i).map_or(self.sigma, |d| self.sigma * f64::from(*d))
+    }
+}
+
+/// The point `x_i - v_i / d` to which the prox is applied.
+pub fn gradient_step(x: f32, v: f32, d: f64) -> f64 {
+    f64::from(x) - f64::from(v) / d
 }
 
 /// Sums over the step `s` of a trial.
@@ -26,15 +45,17 @@ pub struct Trial {
     pub gradient_slope: f64,
     /// `lambda (h(x) - h(x+s))`.
     pub penalty_decrease: f64,
-    /// `s's`.
+    /// `s'ds` in the metric `d`.
     pub squared_step: f64,
+    /// Penalised weights that are not zero at the trial point.
+    pub nonzero: usize,
     /// Most that rounding the trial point to f32 can change the predicted decrease by.
     pub rounding: f64,
 }
 
 impl Trial {
     /// Predicted decrease `-v's + lambda (h(x) - h(x+s))` of the model that made the step. At an exact prox it is at
-    /// least `sigma/2 s's` (the step is no worse than standing still).
+    /// least `s'ds/2` (the step is no worse than standing still).
     pub fn model_decrease(&self) -> f64 {
         self.penalty_decrease - self.direction_slope
     }
@@ -46,7 +67,7 @@ impl Trial {
 }
 
 impl ProximalModel<'_> {
-    /// Writes `x + s = prox_{lambda h / sigma}(x - v/sigma)` into `trial`; coordinates outside `h` take `s = -v/sigma`.
+    /// Writes `x + s = prox_{lambda h / d}(x - v/d)` into `trial`; coordinates outside `h` take `s = -v/d`.
     ///
     /// Computed in f64 and rounded once, so a zero of the prox is an exact zero; all sums are f64, in order.
     ///
@@ -56,35 +77,36 @@ impl ProximalModel<'_> {
         let lengths = [gradient.len(), direction.len(), trial.len()];
         assert_eq!(lengths, [x.len(); 3], "gradient, direction and trial for {} parameters", x.len());
         let mut sums = Trial::default();
-        let inverse = 1.0 / self.sigma;
         let half_ulp = f64::from(f32::EPSILON) / 2.0;
-        let mut move_range = |range: Range<usize>, penalised: bool| {
-            let lambda = if penalised { self.lambda } else { 0.0 };
+        let mut move_range = |range: Range<usize>, lambda: Option<f64>| {
             let mut penalty_sum = 0.0;
             for i in range {
-                let v = f64::from(direction[i]);
-                let z = f64::from(x[i]) - v * inverse;
-                let exact = if penalised { self.penalty.prox(z, lambda, self.sigma) } else { z };
+                let d = self.metric.at(i);
+                let z = gradient_step(x[i], direction[i], d);
+                let exact = lambda.map_or(z, |lambda| self.penalty.prox(z, lambda, d));
                 let moved = exact as f32;
                 trial[i] = moved;
+                let v = f64::from(direction[i]);
                 let s = f64::from(moved) - f64::from(x[i]);
                 sums.direction_slope += v * s;
                 sums.gradient_slope += f64::from(gradient[i]) * s;
-                sums.squared_step += s * s;
-                sums.rounding += (half_ulp * exact.abs() + f64::from(f32::MIN_POSITIVE)) * (v.abs() + lambda);
-                if penalised {
+                sums.squared_step += d * s * s;
+                sums.rounding +=
+                    (half_ulp * exact.abs() + f64::from(f32::MIN_POSITIVE)) * (v.abs() + lambda.unwrap_or(0.0));
+                if lambda.is_some() {
+                    sums.nonzero += usize::from(moved != 0.0);
                     penalty_sum += self.penalty.value(x[i]) - self.penalty.value(moved);
                 }
             }
-            sums.penalty_decrease += lambda * penalty_sum;
+            sums.penalty_decrease += lambda.unwrap_or(0.0) * penalty_sum;
         };
         let mut free = 0;
-        for range in self.prunable {
-            move_range(free..range.start, false);
-            move_range(range.clone(), true);
+        for (range, lambda) in self.penalised {
+            move_range(free..range.start, None);
+            move_range(range.clone(), Some(*lambda));
             free = range.end;
         }
-        move_range(free..x.len(), false);
+        move_range(free..x.len(), None);
         sums
     }
 }
@@ -94,24 +116,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const UNIT: Metric = Metric { sigma: 1.0, diagonal: &[] };
+
     fn point() -> impl Strategy<Value = Vec<(f32, f32)>> {
         let weight = prop_oneof![Just(0.0f32), -1.0..1.0f32, -1e-3..1e-3f32];
         prop::collection::vec((weight, -2.0..2.0f32), 1..40)
     }
 
     proptest! {
-        /// xi >= sigma/2 s's up to the stated rounding, for both penalties and sigma from tiny to huge.
+        /// xi >= s'ds/2 up to the stated rounding, for both penalties, scalar and diagonal metrics, sigma from tiny to huge.
         #[test]
         fn step_is_no_worse_than_none(
-            point in point(), l1: bool, lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
+            point in point(), l1: bool, diagonal: bool,
+            lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
         ) {
             let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
             let penalty = if l1 { Penalty::L1 } else { Penalty::L0 };
-            let prunable = [0..x.len() / 2, x.len() / 2 + 1..x.len()];
-            let model = ProximalModel { penalty, lambda, sigma: 10f64.powf(exponent), prunable: &prunable };
+            let penalised = [(0..x.len() / 2, lambda), (x.len() / 2 + 1..x.len(), lambda / 3.0)];
+            let diagonal: Vec<f32> = if diagonal { v.iter().map(|v| v.abs() + 0.1).collect() } else { Vec::new() };
+            let metric = Metric { sigma: 10f64.powf(exponent), diagonal: &diagonal };
+            let model = ProximalModel { penalty, penalised: &penalised, metric };
             let mut moved = vec![0.0; x.len()];
             let trial = model.propose(&x, &v, &v, &mut moved);
-            let bound = model.sigma / 2.0 * trial.squared_step;
+            let bound = trial.squared_step / 2.0;
             let slack = 2.0 * trial.rounding + 1e-12 * bound;
             prop_assert!(trial.model_decrease() >= bound - slack, "{trial:?} {bound} {slack}");
             prop_assert!(slack <= 1e-5 * (1.0 + bound), "the bound says something: {slack}");
@@ -120,7 +147,7 @@ mod tests {
 
     #[test]
     fn only_prunable_ranges_are_pruned() {
-        let model = ProximalModel { penalty: Penalty::L0, lambda: 1.0, sigma: 1.0, prunable: &[1..2, 3..4] };
+        let model = ProximalModel { penalty: Penalty::L0, penalised: &[(1..2, 1.0), (3..4, 1.0)], metric: UNIT };
         let x = [0.5f32; 5];
         let mut moved = [9.0f32; 5];
         let trial = model.propose(&x, &[0.0; 5], &[0.0; 5], &mut moved);
@@ -131,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_nan_gradient_shows_in_the_sums() {
-        let model = ProximalModel { penalty: Penalty::L0, lambda: 1.0, sigma: 1.0, prunable: &[0..1, 1..2] };
+        let model = ProximalModel { penalty: Penalty::L0, penalised: &[(0..1, 1.0), (1..2, 1.0)], metric: UNIT };
         let trial = model.propose(&[0.5; 2], &[f32::NAN, 0.0], &[f32::NAN, 0.0], &mut [0.0; 2]);
         assert!(trial.model_decrease().is_nan());
     }

@@ -11,27 +11,27 @@ use sr2_models::checkpoint::{self, Checkpoint, Provenance};
 use crate::config::Config;
 use crate::data::Position;
 use crate::metrics::EpochTotals;
-use crate::sr2::Sr2State;
+use crate::optimizer::{self, Averages};
 
 /// Within this much sparsity, the more accurate network is the better one; beyond it, the sparser.
 const SPARSITY_TIE: f64 = 0.005;
 
 const MOMENTUM_TENSOR: &str = "optimizer.momentum";
+const MEAN_SQUARE_TENSOR: &str = "optimizer.mean_square";
 const STATE_KEY: &str = "sr2.state";
 
 /// Everything that the next step depends on, apart from the configuration and the images.
 pub(super) struct Snapshot {
     pub(super) model: Model,
     pub(super) state: State,
-    /// Empty before the first step that was taken.
-    pub(super) momentum: Vec<f32>,
+    pub(super) averages: Averages,
 }
 
 /// What a checkpoint keeps besides tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
-    pub(super) sr2: Sr2State,
+    pub(super) optimizer: optimizer::State,
     pub(super) position: Position,
     pub(super) totals: EpochTotals,
     pub(super) best: Option<Best>,
@@ -69,21 +69,27 @@ impl Snapshot {
         let text = metadata.get(STATE_KEY);
         let text = text.ok_or_else(|| malformed(format!("has no metadata {STATE_KEY:?}, so it cannot be resumed")))?;
         let state = serde_json::from_str(text).map_err(|e| malformed(format!("metadata {STATE_KEY:?}: {e}")))?;
-        let momentum = tensors.remove(MOMENTUM_TENSOR).map_or(Vec::new(), |t| t.data().to_vec());
         let trainable = model.graph().parameters().iter().filter(|p| p.role.is_trainable());
         let expected: usize = trainable.map(|p| p.shape.iter().product::<usize>()).sum();
-        if !momentum.is_empty() && momentum.len() != expected {
-            let found = momentum.len();
-            return Err(malformed(format!("tensor {MOMENTUM_TENSOR:?} has {found} values, expected {expected}")));
-        }
-        Ok(Self { model, state, momentum })
+        let mut average = |name: &str| {
+            let values = tensors.remove(name).map_or(Vec::new(), |t| t.data().to_vec());
+            let found = values.len();
+            let fits = found == 0 || found == expected;
+            fits.then_some(values)
+                .ok_or_else(|| malformed(format!("tensor {name:?} has {found} values, expected {expected}")))
+        };
+        let averages = Averages { momentum: average(MOMENTUM_TENSOR)?, mean_square: average(MEAN_SQUARE_TENSOR)? };
+        Ok(Self { model, state, averages })
     }
 
     /// The checkpoint to write.
     pub(super) fn into_checkpoint(self, provenance: Provenance) -> Checkpoint {
         let mut state = TensorMap::new();
-        if !self.momentum.is_empty() {
-            state.insert(MOMENTUM_TENSOR.into(), Tensor::new([self.momentum.len()], self.momentum));
+        let Averages { momentum, mean_square } = self.averages;
+        for (name, average) in [(MOMENTUM_TENSOR, momentum), (MEAN_SQUARE_TENSOR, mean_square)] {
+            if !average.is_empty() {
+                state.insert(name.into(), Tensor::new([average.len()], average));
+            }
         }
         let text = serde_json::to_string(&self.state).expect("the state is plain data");
         Checkpoint { model: self.model, provenance, state, metadata: [(STATE_KEY.to_string(), text)].into() }
@@ -96,6 +102,8 @@ pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accurac
         ("method", json!(config.method)),
         ("penalty", json!(config.penalty)),
         ("lambda", json!(config.lambda)),
+        ("sparsity", json!(config.sparsity)),
+        ("debias", json!(config.debias)),
         ("epochs", json!(config.epochs)),
         ("batch_size", json!(config.batch_size)),
         ("seed", json!(config.seed)),

@@ -1,6 +1,8 @@
 use serde::Deserialize;
 
 use super::*;
+use crate::pruning::Target;
+use crate::schedule::Floor;
 
 /// `1/(2 rows) |A x - b|^2 + ridge/2 |x|^2`, in f64 inside.
 #[derive(Deserialize)]
@@ -49,9 +51,22 @@ impl Objective for LeastSquares {
 /// Distance to the reference in the largest norm; f32 parameters and the resolution rule leave about 1e-4.
 const SOLVED: f64 = 5e-4;
 
-fn solve(settings: Sr2Settings, steps: usize) -> (Vec<f32>, LeastSquares) {
+/// SR2 that prunes with one lambda from the first step on and never freezes.
+fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
+    let plan =
+        PruningPlan { target: Target::Lambda(lambda), from: 0, frozen_from: u64::MAX, steps: u64::MAX, regrowth: true };
+    Settings { penalty, plan, direction: Direction::Momentum { beta }, control: StepControl::Sr2(sr2), relaxed: false }
+}
+
+/// One penalised layer of the first `weights` parameters.
+fn one_layer(weights: usize) -> Layers {
+    let range = 0..weights;
+    Layers { penalised: vec![PenalisedLayer { range: range.clone(), least: 0 }], prunable: vec![range] }
+}
+
+fn solve(settings: Settings, steps: usize) -> (Vec<f32>, LeastSquares) {
     let mut problem = LeastSquares::read();
-    let mut sr2 = Sr2::new(settings, std::iter::once(0..problem.cols).collect());
+    let mut sr2 = Optimizer::new(settings, one_layer(problem.cols));
     let mut x = vec![1.0; problem.cols];
     for _ in 0..steps {
         sr2.step(&mut x, &mut problem).unwrap();
@@ -69,7 +84,7 @@ fn assert_solved(x: &[f32], problem: &LeastSquares) {
 #[test]
 fn published_rule_solves_a_strongly_convex_l1_problem() {
     let lambda = LeastSquares::read().lambda;
-    let (x, problem) = solve(Sr2Settings::paper(Penalty::L1, lambda, 0.0), 4000);
+    let (x, problem) = solve(settings(Penalty::L1, lambda, 0.0, Sr2::paper()), 4000);
     assert_solved(&x, &problem);
 }
 
@@ -77,9 +92,9 @@ fn published_rule_solves_a_strongly_convex_l1_problem() {
 fn robust_preset_solves_it_too() {
     let lambda = LeastSquares::read().lambda;
     let floor = Floor { lowest: 0.1, first: 0.1, last: 0.1, warmup: 0.0, steps: 400 };
-    let (x, problem) = solve(Sr2Settings::robust(Penalty::L1, lambda, 0.0, floor, 10), 400);
+    let (x, problem) = solve(settings(Penalty::L1, lambda, 0.0, Sr2::robust(floor, 10)), 400);
     assert_solved(&x, &problem);
-    let (x, problem) = solve(Sr2Settings::robust(Penalty::L1, lambda, 0.9, floor, 10), 800);
+    let (x, problem) = solve(settings(Penalty::L1, lambda, 0.9, Sr2::robust(floor, 10)), 800);
     assert_solved(&x, &problem);
 }
 
@@ -102,9 +117,16 @@ impl Objective for Scripted {
 
 const FLAT_FLOOR: Floor = Floor { lowest: 2.0, first: 2.0, last: 2.0, warmup: 0.0, steps: 10 };
 
-fn robust(lambda: f64) -> Sr2 {
-    let settings = Sr2Settings::robust(Penalty::L0, lambda, 0.9, FLAT_FLOOR, 10);
-    Sr2::new(settings, std::iter::once(0..2).collect())
+fn robust(lambda: f64) -> Optimizer {
+    Optimizer::new(settings(Penalty::L0, lambda, 0.9, Sr2::robust(FLAT_FLOOR, 10)), one_layer(2))
+}
+
+/// The test of an optimizer that has one.
+fn test_of(optimizer: &mut Optimizer) -> &mut Sr2 {
+    match &mut optimizer.settings.control {
+        StepControl::Sr2(sr2) => sr2,
+        StepControl::Schedule(_) => panic!("no test"),
+    }
 }
 
 #[test]
@@ -112,10 +134,10 @@ fn rejection_restores_point_and_momentum_and_raises_sigma() {
     let mut sr2 = robust(0.0);
     let mut x = vec![1.0, 2.0, 3.0];
     sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 0.6 }).unwrap();
-    let (point, momentum) = (x.clone(), sr2.momentum().to_vec());
+    let (point, momentum) = (x.clone(), sr2.averages().momentum.clone());
     let report = sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 2.5 }).unwrap();
     assert_eq!(report.verdict, Verdict::Rejected);
-    assert_eq!((x, sr2.momentum()), (point, momentum.as_slice()));
+    assert_eq!((x, sr2.averages().momentum.as_slice()), (point, momentum.as_slice()));
     assert_eq!(sr2.state().sigma, 2.0 * 5.57);
     assert_eq!(sr2.state().rejections_in_a_row, 1);
 }
@@ -134,8 +156,7 @@ fn accepted_steps_move_by_the_direction_over_sigma() {
 #[test]
 fn sigma_falls_back_to_the_floor_but_the_floor_is_never_written_back() {
     let floor = Floor { lowest: 1.0, first: 8.0, last: 100.0, warmup: 0.5, steps: 21 };
-    let settings = Sr2Settings::robust(Penalty::L0, 0.0, 0.0, floor, 10);
-    let mut sr2 = Sr2::new(settings, vec![]);
+    let mut sr2 = Optimizer::new(settings(Penalty::L0, 0.0, 0.0, Sr2::robust(floor, 10)), Layers::default());
     let mut x = vec![0.0; 3];
     for step in 0..=10 {
         assert_eq!(sr2.sigma(), floor.sigma(step));
@@ -149,7 +170,7 @@ fn a_blow_up_is_rejected_even_if_the_penalty_pays_for_it() {
     let mut x = vec![0.1, 0.1, 3.0];
     let blow_up = Scripted { at_point: 1.0, at_trial: 4.0 };
     let (mut guarded, mut published) = (robust(100.0), robust(100.0));
-    published.settings.guards = None;
+    test_of(&mut published).guards = None;
     assert_eq!(guarded.step(&mut x.clone(), &mut { blow_up }).unwrap().verdict, Verdict::Rejected);
     let blow_up = Scripted { at_point: 1.0, at_trial: 4.0 };
     assert_eq!(published.step(&mut x, &mut { blow_up }).unwrap().verdict, Verdict::VeryGood);
@@ -169,7 +190,7 @@ fn sigma_is_not_lowered_where_the_penalty_makes_the_prediction() {
 #[test]
 fn decreases_below_rounding_are_not_judged() {
     let mut sr2 = robust(0.0);
-    sr2.settings.sigma_max = 1e9;
+    test_of(&mut sr2).sigma_max = 1e9;
     sr2.state.sigma = 1e9;
     let report = sr2.step(&mut vec![1.0; 3], &mut Scripted { at_point: 1.0, at_trial: 1.0001 }).unwrap();
     assert_eq!((report.verdict, report.rho), (Verdict::Unjudged, None));
@@ -189,20 +210,97 @@ fn non_finite_losses_stop_at_the_point_and_reject_at_the_trial() {
 #[test]
 fn a_resumed_state_gives_the_same_bits() {
     let lambda = LeastSquares::read().lambda;
-    let settings = Sr2Settings::paper(Penalty::L1, lambda, 0.9);
-    let prunable: Vec<_> = std::iter::once(0..24).collect();
+    let settings = settings(Penalty::L1, lambda, 0.9, Sr2::paper());
     let mut problem = LeastSquares::read();
-    let mut straight = Sr2::new(settings.clone(), prunable.clone());
+    let mut straight = Optimizer::new(settings.clone(), one_layer(24));
     let mut x = vec![1.0; 24];
     for _ in 0..5 {
         straight.step(&mut x, &mut problem).unwrap();
     }
-    let saved: Sr2State = serde_json::from_str(&serde_json::to_string(straight.state()).unwrap()).unwrap();
-    let mut resumed = Sr2::resume(settings, prunable, saved, straight.momentum().to_vec());
+    let saved: State = serde_json::from_str(&serde_json::to_string(straight.state()).unwrap()).unwrap();
+    let mut resumed = Optimizer::resume(settings, one_layer(24), saved, straight.averages().clone());
     let mut y = x.clone();
     for _ in 0..5 {
         let reports = (straight.step(&mut x, &mut problem).unwrap(), resumed.step(&mut y, &mut problem).unwrap());
         assert_eq!(reports.0, reports.1);
     }
     assert_eq!(x, y);
+}
+
+/// `1/2 |x - centre|^2`, whose gradient moves every weight towards `centre`.
+struct Towards(Vec<f32>);
+
+impl Objective for Towards {
+    fn gradient(&mut self, x: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
+        gradient.iter_mut().zip(x).zip(&self.0).for_each(|((g, x), centre)| *g = x - centre);
+        self.value(x)
+    }
+
+    fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
+        Ok(x.iter().zip(&self.0).map(|(x, centre)| f64::from(x - centre).powi(2)).sum::<f64>() / 2.0)
+    }
+}
+
+const WEIGHTS: usize = 200;
+const LEFT: usize = 17;
+
+fn towards(penalty: Penalty, direction: Direction, control: StepControl, relaxed: bool, regrowth: bool) -> Settings {
+    let target = Target::Weights { left: LEFT, ramp_until: 60 };
+    let plan = PruningPlan { target, from: 10, frozen_from: 80, steps: 100, regrowth };
+    Settings { penalty, plan, direction, control, relaxed }
+}
+
+/// Runs 100 steps towards distinct values; returns the number of non-zero weights after each, and the last point.
+fn counts(settings: Settings) -> (Vec<usize>, Vec<f32>) {
+    let mut objective = Towards((0..=WEIGHTS).map(|i| 0.01 * (i as f32 * 1.7).sin() + 0.02).collect());
+    let mut optimizer = Optimizer::new(settings, one_layer(WEIGHTS));
+    let mut x = vec![0.5; WEIGHTS + 1];
+    let mut step = |_| {
+        optimizer.step(&mut x, &mut objective).unwrap();
+        x[..WEIGHTS].iter().filter(|w| **w != 0.0).count()
+    };
+    ((0..100).map(&mut step).collect(), x)
+}
+
+fn one_cycle() -> StepControl {
+    let floor = Floor { lowest: 2.0, first: 4.0, last: 100.0, warmup: 0.3, steps: 100 };
+    StepControl::Schedule(Schedule::OneCycle(floor))
+}
+
+#[test]
+fn every_method_ends_with_exactly_the_weights_asked_for() {
+    let momentum = Direction::Momentum { beta: 0.9 };
+    let sr2 = StepControl::Sr2(Sr2::robust(FLAT_FLOOR, 10));
+    let rate = StepControl::Schedule(Schedule::Drops { first: 1e2, steps: 100 });
+    let unit = Floor { lowest: 1.0, first: 1.0, last: 1.0, warmup: 0.0, steps: 100 };
+    let methods = [
+        ("sr2", towards(Penalty::L0, momentum, sr2, false, true)),
+        ("magnitude", towards(Penalty::L0, momentum, one_cycle(), false, false)),
+        ("prox-gen", towards(Penalty::L0, Direction::Adam, rate, false, true)),
+        (
+            "prox-sgd",
+            towards(Penalty::L0, Direction::ProxSgd, StepControl::Schedule(Schedule::OneCycle(unit)), true, true),
+        ),
+    ];
+    for (name, settings) in methods {
+        let (counts, x) = counts(settings);
+        assert_eq!(counts[..10], [WEIGHTS; 10], "{name}");
+        assert_eq!(counts[79..], [LEFT; 21], "{name}");
+        assert_ne!(x[WEIGHTS], 0.0, "{name} must not prune outside the layer");
+    }
+}
+
+#[test]
+fn a_penalty_that_shrinks_is_steered_to_the_target_and_cut_to_it_at_the_end() {
+    let settings = towards(Penalty::L1, Direction::Momentum { beta: 0.9 }, one_cycle(), false, true);
+    let (counts, _) = counts(settings);
+    assert!(counts[79] < WEIGHTS / 2, "{}", counts[79]);
+    assert!(counts[80..].iter().all(|count| *count == counts[80] && *count <= LEFT), "{counts:?}");
+}
+
+#[test]
+fn without_regrowth_no_zero_comes_back() {
+    let momentum = Direction::Momentum { beta: 0.9 };
+    let (counts, _) = counts(towards(Penalty::L0, momentum, one_cycle(), false, false));
+    assert!(counts.windows(2).all(|pair| pair[1] <= pair[0]), "{counts:?}");
 }

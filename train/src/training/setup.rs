@@ -1,0 +1,144 @@
+//! From a configuration to what runs it.
+
+use sr2_models::{Graph, Op};
+
+use crate::candle_executor::{CandleExecutor, DeviceKind};
+use crate::config::{Config, ConfigError, ExecutorKind, Method};
+use crate::direction::Direction;
+use crate::executor::{Executor, ExecutorError};
+use crate::layout::{ParameterLayout, Segment};
+use crate::optimizer::{Layers, Settings, StepControl};
+use crate::pruning::{PenalisedLayer, PruningPlan, Target};
+use crate::schedule::{Floor, Schedule};
+use crate::sr2::Sr2;
+use crate::tape::TapeExecutor;
+
+/// Fraction of the steps before pruning towards a target begins.
+const DENSE_START: f64 = 0.15;
+/// Fraction of the steps after which the target is reached, unless the support freezes earlier.
+const RAMP_END: f64 = 0.74;
+/// Fraction of each layer's weights that a target leaves in any case.
+const LEAST_DENSITY: f64 = 0.01;
+/// ProxGEN's learning rate (arXiv 2007.07484, section 5).
+const PROX_GEN_RATE: f64 = 1e-3;
+
+pub(super) fn executor(config: &Config, graph: &Graph, buffers: Vec<f32>) -> Result<Box<dyn Executor>, ExecutorError> {
+    let tape = match config.executor {
+        ExecutorKind::Auto => config.device == DeviceKind::Cpu,
+        ExecutorKind::Tape => true,
+        ExecutorKind::Candle => false,
+    };
+    if !tape {
+        return Ok(Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?));
+    }
+    let threads = config.threads.expect("the configuration is resolved");
+    let mut executor = TapeExecutor::new(graph, config.batch_size, threads)?;
+    executor.set_buffers(&buffers);
+    Ok(Box::new(executor))
+}
+
+/// The layers to prune.
+///
+/// # Errors
+/// A pattern of `keep` that matches no layer.
+pub(super) fn layers(config: &Config, graph: &Graph, layout: &ParameterLayout) -> Result<Layers, ConfigError> {
+    let prunable: Vec<&Segment> = layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).collect();
+    let kept = kept(config, &prunable)?;
+    let penalised = prunable.iter().filter(|s| !kept.contains(&s.spec.name.as_str()));
+    let penalised = penalised.map(|s| PenalisedLayer { range: s.range.clone(), least: least(graph, s) }).collect();
+    Ok(Layers { penalised, prunable: prunable.iter().map(|s| s.range.clone()).collect() })
+}
+
+/// Names of the layers that stay dense: those that match a pattern of `keep`, by default the first and the last, which
+/// have few weights and lose much.
+pub(super) fn kept<'a>(config: &Config, prunable: &[&'a Segment]) -> Result<Vec<&'a str>, ConfigError> {
+    let names: Vec<&str> = prunable.iter().map(|s| s.spec.name.as_str()).collect();
+    let Some(patterns) = &config.keep else {
+        let default = config.method != Method::Sr2Paper && names.len() > 2;
+        return Ok(if default { vec![names[0], names[names.len() - 1]] } else { Vec::new() });
+    };
+    for pattern in patterns {
+        if !names.iter().any(|name| wildmatch::WildMatch::new(pattern).matches(name)) {
+            let nearest = names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, pattern));
+            return Err(ConfigError::Value {
+                key: "keep",
+                found: format!("{pattern:?}"),
+                expected: format!("a layer's name such as {:?}, * for any text", nearest.expect("a layer to prune")),
+            });
+        }
+    }
+    let matches = |name: &str| patterns.iter().any(|p| wildmatch::WildMatch::new(p).matches(name));
+    Ok(names.into_iter().filter(|name| matches(name)).collect())
+}
+
+/// Least number of weights that a target leaves in a layer: one in a hundred, and one an output in a linear layer.
+fn least(graph: &Graph, segment: &Segment) -> usize {
+    let weights = segment.range.len();
+    let outputs = graph.nodes().iter().find_map(|node| match &node.op {
+        Op::Gemm(gemm) if gemm.weight == segment.spec.name => Some(gemm.out_features),
+        _ => None,
+    });
+    ((LEAST_DENSITY * weights as f64).ceil() as usize).max(outputs.unwrap_or(1)).min(weights)
+}
+
+/// What the optimizer is told for a run of `steps` steps.
+///
+/// # Errors
+/// A `sparsity` that the layers' least numbers of weights do not allow.
+pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<Settings, ConfigError> {
+    let floor = Floor {
+        lowest: config.sigma_floor,
+        first: 10.0 * config.sigma_floor,
+        last: 1e3f64.max(config.sigma_floor),
+        warmup: config.warmup,
+        steps,
+    };
+    let momentum = Direction::Momentum { beta: config.momentum };
+    let one_cycle = StepControl::Schedule(Schedule::OneCycle(floor));
+    let (direction, control) = match config.method {
+        Method::Sr2 => (momentum, StepControl::Sr2(Sr2::robust(floor, config.dataset.classes()))),
+        Method::Sr2Paper => (momentum, StepControl::Sr2(Sr2::paper())),
+        Method::ProxGen => {
+            (Direction::Adam, StepControl::Schedule(Schedule::Drops { first: 1.0 / PROX_GEN_RATE, steps }))
+        }
+        Method::ProxSgd => {
+            let unit = Floor { lowest: 1.0, first: 1.0, last: 1.0, warmup: 0.0, steps };
+            (Direction::ProxSgd, StepControl::Schedule(Schedule::OneCycle(unit)))
+        }
+        Method::Magnitude | Method::Sgd => (momentum, one_cycle),
+    };
+    let plan = plan(config, layers, steps)?;
+    Ok(Settings { penalty: config.penalty, plan, direction, control, relaxed: config.method == Method::ProxSgd })
+}
+
+fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, ConfigError> {
+    let at = |fraction: f64| (fraction * steps as f64).round() as u64;
+    let debias = config.debias.expect("the configuration is resolved");
+    let frozen_from = at(1.0 - debias).max(1);
+    let plan = PruningPlan {
+        target: Target::Lambda(config.lambda.unwrap_or(0.0)),
+        from: 0,
+        frozen_from,
+        steps,
+        regrowth: config.method != Method::Magnitude,
+    };
+    let Some(sparsity) = config.sparsity else { return Ok(plan) };
+    let prunable: usize = layers.prunable.iter().map(|range| range.len()).sum();
+    let kept = prunable - layers.weights();
+    let left = ((1.0 - sparsity) * prunable as f64).round() as usize;
+    let least: usize = layers.penalised.iter().map(|layer| layer.least).sum();
+    if left < kept + least {
+        let most = 1.0 - (kept + least) as f64 / prunable as f64;
+        return Err(ConfigError::Value {
+            key: "sparsity",
+            found: sparsity.to_string(),
+            expected: format!(
+                "at most {:.4}: {kept} weights stay in the layers kept dense (see keep), {least} so that no other dies",
+                (most * 1e4).floor() / 1e4
+            ),
+        });
+    }
+    let from = at(DENSE_START).min(frozen_from - 1);
+    let target = Target::Weights { left: left - kept, ramp_until: at(RAMP_END).clamp(from, frozen_from - 1) };
+    Ok(PruningPlan { target, from, ..plan })
+}
