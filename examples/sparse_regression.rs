@@ -5,9 +5,12 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sr2_train::direction::Direction;
 use sr2_train::executor::ExecutorError;
+use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
 use sr2_train::penalty::Penalty;
-use sr2_train::sr2::{Objective, Sr2, Sr2Settings};
+use sr2_train::pruning::PruningPlan;
+use sr2_train::sr2::Sr2;
 
 const MEASUREMENTS: usize = 100;
 const UNKNOWNS: usize = 200;
@@ -49,7 +52,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     problem.b = problem.residual(&truth).iter().map(|r| r + rng.random_range(-0.05..0.05)).collect();
 
     let mut x = vec![0.0; UNKNOWNS];
-    let mut sr2 = Sr2::new(Sr2Settings::paper(Penalty::L1, 0.02, 0.0), std::iter::once(0..UNKNOWNS).collect());
+    let settings = Settings {
+        penalty: Penalty::L1,
+        plan: PruningPlan::constant(0.02),
+        direction: Direction::Momentum { beta: 0.0 },
+        control: StepControl::Sr2(Sr2::paper()),
+        relaxed: false,
+    };
+    let mut sr2 = Optimizer::new(settings, Layers::one(0..UNKNOWNS));
     let mut last = None;
     for _ in 0..1000 {
         last = Some(sr2.step(&mut x, &mut problem)?);
@@ -57,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let last = last.ok_or("no step")?;
     let support = |x: &[f32]| (0..UNKNOWNS).filter(|k| x[*k] != 0.0).collect::<Vec<_>>();
-    println!("loss {:.5}, sigma {:.3}, stationarity {:.1e}", last.trial_loss, last.sigma, last.stationarity);
+    println!("loss {:.5}, sigma {:.3}, stationarity {:.1e}", last.loss, last.sigma, last.stationarity);
     println!("non-zeros found {:?}", support(&x));
     println!("non-zeros true  {:?}", support(&truth));
     Ok(())

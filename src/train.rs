@@ -22,6 +22,7 @@ use crate::exit::Stopped;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sr2-prune train                                       resnet20 on CIFAR-10
+  sr2-prune train --sparsity 0.95                       exactly 95 % of the weights zero
   sr2-prune train --network resnet8 --data examples/data --epochs 30
   sr2-prune train --penalty l1 --lambda 3e-3 --name l1-study
   sr2-prune train --resume runs/l1-study
@@ -33,8 +34,8 @@ pub struct Arguments {
     config: Option<PathBuf>,
     /// Go on with an interrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = [
-        "config", "network", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "momentum",
-        "seed", "device", "executor", "threads", "runs", "name",
+        "config", "network", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "sparsity",
+        "debias", "keep", "momentum", "seed", "device", "executor", "threads", "runs", "name",
     ])]
     resume: Option<PathBuf>,
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
@@ -52,7 +53,8 @@ pub struct Arguments {
     /// Images a step
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// sr2, or sr2-paper: the published rule, for reference [default: sr2]
+    /// sr2; for comparison sr2-paper (the published rule), prox-sgd, prox-gen, magnitude (gradual pruning), sgd (dense)
+    /// [default: sr2]
     #[arg(long, value_parser = by_name::<Method>)]
     method: Option<Method>,
     /// l0 or l1 [default: l0]
@@ -61,6 +63,15 @@ pub struct Arguments {
     /// Weight of the penalty: more is sparser
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
+    /// Fraction of the weights to make zero, instead of --lambda: exactly under l0, at least under l1
+    #[arg(long, value_name = "X", conflicts_with = "lambda")]
+    sparsity: Option<f64>,
+    /// Fraction of the steps, at the end, in which zeros stay and the loss alone counts [default: 0.25]
+    #[arg(long, value_name = "X")]
+    debias: Option<f64>,
+    /// Layers that stay dense, a name or a pattern such as 'layer1.*' [default: the first and the last]
+    #[arg(long, value_name = "PATTERN")]
+    keep: Option<Vec<String>>,
     /// Weight of the past in the direction, 0 to below 1
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
@@ -144,7 +155,11 @@ impl Arguments {
         set(&mut config.executor, &self.executor);
         set(&mut config.runs, &self.runs);
         config.data = self.data.clone().or(config.data);
-        config.lambda = self.lambda.or(config.lambda);
+        if self.lambda.is_some() || self.sparsity.is_some() {
+            (config.lambda, config.sparsity) = (self.lambda, self.sparsity);
+        }
+        config.debias = self.debias.or(config.debias);
+        config.keep = self.keep.clone().or(config.keep);
         config.threads = self.threads.or(config.threads);
         config.name = self.name.clone().or(config.name);
         Ok(config)

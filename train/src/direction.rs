@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn adam_is_the_textbook_one() {
         let gradients = [[0.3f32, -2.0], [0.1, 1.0], [-0.5, 0.5], [0.2, 0.0]];
-        let (mut last, mut direction, mut mean_square, mut metric) = <(Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>)>::default();
+        let (mut last, mut direction, mut mean_square, mut metric) =
+            <(Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>)>::default();
         let (mut m, mut r) = ([0.0f64; 2], [0.0f64; 2]);
         for (step, g) in gradients.iter().enumerate() {
             Direction::Adam.update(step as u64, g, &last, &mut direction);

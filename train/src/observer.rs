@@ -21,6 +21,11 @@ pub trait Observer {
         let _ = epoch;
     }
 
+    /// A decision that was made for the user.
+    fn on_note(&mut self, message: &str) {
+        let _ = message;
+    }
+
     /// Something the user should know.
     fn on_warning(&mut self, message: &str) {
         let _ = message;

@@ -134,6 +134,11 @@ pub struct Optimizer {
 }
 
 impl Layers {
+    /// One layer, which a target may empty.
+    pub fn one(range: Range<usize>) -> Self {
+        Self { penalised: vec![PenalisedLayer { range: range.clone(), least: 0 }], prunable: vec![range] }
+    }
+
     /// Number of penalised weights.
     pub fn weights(&self) -> usize {
         self.penalised.iter().map(|layer| layer.range.len()).sum()
@@ -186,9 +191,10 @@ impl Optimizer {
         }
     }
 
-    /// Whether zeros stay zeros in the next step; the objective's gradient may then leave them out.
-    pub fn support(&self) -> Support {
-        self.settings.plan.support(self.state.step)
+    /// The weights whose gradient the next step uses: the objective may leave out zeros on a frozen support.
+    pub fn gradient_support(&self) -> Support {
+        let plan = &self.settings.plan;
+        if plan.skips_zeros(self.state.step) { Support::Frozen } else { plan.support(self.state.step) }
     }
 
     /// One step on one mini-batch: moves `parameters`, or leaves them where they are if the test rejects.
@@ -260,10 +266,11 @@ impl Optimizer {
         let Self { settings, averages, gradient, direction, diagonal, state, .. } = self;
         settings.direction.update(state.step, gradient, &averages.momentum, direction);
         settings.direction.update_metric(state.step, gradient, &mut averages.mean_square, diagonal);
+        let zeros = || self.layers.prunable.iter().cloned().flatten().filter(|i| x[*i] == 0.0);
         if settings.plan.support(state.step) == Support::Frozen {
-            for i in self.layers.prunable.iter().cloned().flatten().filter(|i| x[*i] == 0.0) {
-                direction[i] = 0.0;
-            }
+            zeros().for_each(|i| direction[i] = 0.0);
+        } else if settings.plan.skips_zeros(state.step) && !averages.momentum.is_empty() {
+            zeros().for_each(|i| direction[i] = averages.momentum[i]);
         }
     }
 

@@ -83,6 +83,10 @@ impl Observer for Progress {
         self.last_line = Instant::now();
     }
 
+    fn on_note(&mut self, message: &str) {
+        self.line(message);
+    }
+
     fn on_warning(&mut self, message: &str) {
         self.line(&format!("warning: {message}"));
     }

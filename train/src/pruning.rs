@@ -17,6 +17,9 @@ pub struct PruningPlan {
     pub from: u64,
     /// Step at which the support freezes.
     pub frozen_from: u64,
+    /// While the support moves, the gradient of zeros is computed in every `dense_every`-th step only; in the others they
+    /// follow the average of earlier ones.
+    pub dense_every: u64,
     /// Steps of the run.
     pub steps: u64,
     /// Whether a zero may come back before the support freezes. Gradual magnitude pruning lets none.
@@ -49,6 +52,12 @@ pub enum Pressure {
 }
 
 impl PruningPlan {
+    /// One `lambda` from the first step on, and a support that never freezes.
+    pub fn constant(lambda: f64) -> Self {
+        let target = Target::Lambda(lambda);
+        Self { target, from: 0, frozen_from: u64::MAX, dense_every: 1, steps: u64::MAX, regrowth: true }
+    }
+
     /// What the penalty is to do at `step`, in layers of `weights` weights together.
     pub fn pressure(&self, step: u64, weights: usize) -> Pressure {
         if step < self.from || step >= self.frozen_from {
@@ -77,6 +86,11 @@ impl PruningPlan {
     pub fn support(&self, step: u64) -> Support {
         let frozen = step >= self.frozen_from || (!self.regrowth && step >= self.from);
         if frozen { Support::Frozen } else { Support::Moving }
+    }
+
+    /// Whether the gradient at `step` leaves zeros out although they may come back.
+    pub fn skips_zeros(&self, step: u64) -> bool {
+        self.support(step) == Support::Moving && !step.is_multiple_of(self.dense_every)
     }
 }
 
@@ -157,7 +171,7 @@ mod tests {
     use super::*;
 
     fn plan(target: Target) -> PruningPlan {
-        PruningPlan { target, from: 10, frozen_from: 80, steps: 100, regrowth: true }
+        PruningPlan { target, from: 10, frozen_from: 80, dense_every: 1, steps: 100, regrowth: true }
     }
 
     #[test]
@@ -180,6 +194,15 @@ mod tests {
         let plan = PruningPlan { regrowth: false, ..plan(Target::Lambda(0.5)) };
         assert_eq!(plan.pressure(10, 1), Pressure::Lambda(0.5));
         assert_eq!([9, 10, 80].map(|step| plan.support(step) == Support::Frozen), [false, true, true]);
+    }
+
+    #[test]
+    fn zeros_are_left_out_between_dense_gradients_while_they_may_come_back() {
+        let plan = PruningPlan { dense_every: 3, ..plan(Target::Lambda(0.5)) };
+        assert_eq!(
+            [29, 30, 31, 32, 33, 80].map(|step| plan.skips_zeros(step)),
+            [true, false, true, true, false, false]
+        );
     }
 
     proptest! {

@@ -67,6 +67,7 @@ pub enum Outcome {
 pub fn train(config: &Config, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
     let mut config = config.clone().resolve()?;
     let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
+    setup::check(&config, &graph)?;
     let folder = locate(config.dataset, config.data.as_deref())?;
     let images = images(&folder, config.dataset)?;
     config.data = Some(std::path::absolute(&folder).map_err(|e| Error::io(&folder, "find", e))?);
@@ -183,6 +184,10 @@ impl Session {
         }
         let steps = self.config.epochs * self.loader.batches_per_epoch();
         observer.on_start(self.run.path(), self.optimizer.state().step, steps, self.config.batch_size);
+        let kept = setup::kept_dense(self.executor.layout(), self.optimizer.layers());
+        if !kept.is_empty() {
+            observer.on_note(&format!("kept dense: {} (--keep PATTERN to choose)", kept.join(", ")));
+        }
         let mut empty = self.census().empty_layers();
         self.clock = EpochClock::start();
         while self.position.epoch < self.config.epochs {
@@ -206,7 +211,7 @@ impl Session {
 
     fn step(&mut self) -> Result<(StepReport, BatchLoss), TrainError> {
         let loaded = self.loader.next_batch();
-        self.executor.set_support(self.optimizer.support());
+        self.executor.set_support(self.optimizer.gradient_support());
         let executor = self.executor.as_mut();
         let mut objective = BatchObjective { executor, batch: &loaded.batch, at_point: None };
         let result = self.optimizer.step(&mut self.parameters, &mut objective);

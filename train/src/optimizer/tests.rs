@@ -53,20 +53,13 @@ const SOLVED: f64 = 5e-4;
 
 /// SR2 that prunes with one lambda from the first step on and never freezes.
 fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
-    let plan =
-        PruningPlan { target: Target::Lambda(lambda), from: 0, frozen_from: u64::MAX, steps: u64::MAX, regrowth: true };
+    let plan = PruningPlan::constant(lambda);
     Settings { penalty, plan, direction: Direction::Momentum { beta }, control: StepControl::Sr2(sr2), relaxed: false }
-}
-
-/// One penalised layer of the first `weights` parameters.
-fn one_layer(weights: usize) -> Layers {
-    let range = 0..weights;
-    Layers { penalised: vec![PenalisedLayer { range: range.clone(), least: 0 }], prunable: vec![range] }
 }
 
 fn solve(settings: Settings, steps: usize) -> (Vec<f32>, LeastSquares) {
     let mut problem = LeastSquares::read();
-    let mut sr2 = Optimizer::new(settings, one_layer(problem.cols));
+    let mut sr2 = Optimizer::new(settings, Layers::one(0..problem.cols));
     let mut x = vec![1.0; problem.cols];
     for _ in 0..steps {
         sr2.step(&mut x, &mut problem).unwrap();
@@ -118,7 +111,7 @@ impl Objective for Scripted {
 const FLAT_FLOOR: Floor = Floor { lowest: 2.0, first: 2.0, last: 2.0, warmup: 0.0, steps: 10 };
 
 fn robust(lambda: f64) -> Optimizer {
-    Optimizer::new(settings(Penalty::L0, lambda, 0.9, Sr2::robust(FLAT_FLOOR, 10)), one_layer(2))
+    Optimizer::new(settings(Penalty::L0, lambda, 0.9, Sr2::robust(FLAT_FLOOR, 10)), Layers::one(0..2))
 }
 
 /// The test of an optimizer that has one.
@@ -212,13 +205,13 @@ fn a_resumed_state_gives_the_same_bits() {
     let lambda = LeastSquares::read().lambda;
     let settings = settings(Penalty::L1, lambda, 0.9, Sr2::paper());
     let mut problem = LeastSquares::read();
-    let mut straight = Optimizer::new(settings.clone(), one_layer(24));
+    let mut straight = Optimizer::new(settings.clone(), Layers::one(0..24));
     let mut x = vec![1.0; 24];
     for _ in 0..5 {
         straight.step(&mut x, &mut problem).unwrap();
     }
     let saved: State = serde_json::from_str(&serde_json::to_string(straight.state()).unwrap()).unwrap();
-    let mut resumed = Optimizer::resume(settings, one_layer(24), saved, straight.averages().clone());
+    let mut resumed = Optimizer::resume(settings, Layers::one(0..24), saved, straight.averages().clone());
     let mut y = x.clone();
     for _ in 0..5 {
         let reports = (straight.step(&mut x, &mut problem).unwrap(), resumed.step(&mut y, &mut problem).unwrap());
@@ -246,14 +239,14 @@ const LEFT: usize = 17;
 
 fn towards(penalty: Penalty, direction: Direction, control: StepControl, relaxed: bool, regrowth: bool) -> Settings {
     let target = Target::Weights { left: LEFT, ramp_until: 60 };
-    let plan = PruningPlan { target, from: 10, frozen_from: 80, steps: 100, regrowth };
+    let plan = PruningPlan { target, from: 10, frozen_from: 80, dense_every: 1, steps: 100, regrowth };
     Settings { penalty, plan, direction, control, relaxed }
 }
 
 /// Runs 100 steps towards distinct values; returns the number of non-zero weights after each, and the last point.
 fn counts(settings: Settings) -> (Vec<usize>, Vec<f32>) {
     let mut objective = Towards((0..=WEIGHTS).map(|i| 0.01 * (i as f32 * 1.7).sin() + 0.02).collect());
-    let mut optimizer = Optimizer::new(settings, one_layer(WEIGHTS));
+    let mut optimizer = Optimizer::new(settings, Layers::one(0..WEIGHTS));
     let mut x = vec![0.5; WEIGHTS + 1];
     let mut step = |_| {
         optimizer.step(&mut x, &mut objective).unwrap();

@@ -37,6 +37,12 @@ pub(super) fn executor(config: &Config, graph: &Graph, buffers: Vec<f32>) -> Res
     Ok(Box::new(executor))
 }
 
+/// Checks what a configuration says of a graph's layers.
+pub(super) fn check(config: &Config, graph: &Graph) -> Result<(), ConfigError> {
+    let layers = layers(config, graph, &ParameterLayout::new(graph))?;
+    settings(config, &layers, 1).map(drop)
+}
+
 /// The layers to prune.
 ///
 /// # Errors
@@ -51,7 +57,7 @@ pub(super) fn layers(config: &Config, graph: &Graph, layout: &ParameterLayout) -
 
 /// Names of the layers that stay dense: those that match a pattern of `keep`, by default the first and the last, which
 /// have few weights and lose much.
-pub(super) fn kept<'a>(config: &Config, prunable: &[&'a Segment]) -> Result<Vec<&'a str>, ConfigError> {
+fn kept<'a>(config: &Config, prunable: &[&'a Segment]) -> Result<Vec<&'a str>, ConfigError> {
     let names: Vec<&str> = prunable.iter().map(|s| s.spec.name.as_str()).collect();
     let Some(patterns) = &config.keep else {
         let default = config.method != Method::Sr2Paper && names.len() > 2;
@@ -69,6 +75,12 @@ pub(super) fn kept<'a>(config: &Config, prunable: &[&'a Segment]) -> Result<Vec<
     }
     let matches = |name: &str| patterns.iter().any(|p| wildmatch::WildMatch::new(p).matches(name));
     Ok(names.into_iter().filter(|name| matches(name)).collect())
+}
+
+/// Names of the prunable layers that are not under the penalty.
+pub(super) fn kept_dense<'a>(layout: &'a ParameterLayout, layers: &Layers) -> Vec<&'a str> {
+    let kept = |s: &&Segment| s.spec.role.is_prunable() && !layers.penalised.iter().any(|l| l.range == s.range);
+    layout.trainable().iter().filter(kept).map(|s| s.spec.name.as_str()).collect()
 }
 
 /// Least number of weights that a target leaves in a layer: one in a hundred, and one an output in a linear layer.
@@ -119,6 +131,7 @@ fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, Con
         target: Target::Lambda(config.lambda.unwrap_or(0.0)),
         from: 0,
         frozen_from,
+        dense_every: config.dense_gradient_every,
         steps,
         regrowth: config.method != Method::Magnitude,
     };

@@ -115,6 +115,70 @@ fn traces(summary: &Summary) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
     (read(&summary.checkpoint), read(&summary.folder.join("best.safetensors")), metrics)
 }
 
+/// Every weight of [`graph`].
+const WEIGHTS: usize = 6 * 27 + 8 * 54 + 80;
+
+#[test]
+fn a_sparsity_is_met_to_the_weight_by_every_method_and_a_resumed_run_keeps_its_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    for method in [Method::Sr2, Method::Magnitude, Method::ProxGen, Method::ProxSgd] {
+        let with = |runs: &str| {
+            let runs = folder.path().join(format!("{method:?}-{runs}"));
+            let sparse = Config { lambda: None, sparsity: Some(0.5), dense_gradient_every: 2, method, ..config(&runs) };
+            sparse.resolve().unwrap()
+        };
+        let straight = finish(fresh(&with("straight")));
+        let left: usize = straight.layers.iter().map(|l| l.nonzero).sum();
+        assert_eq!(left, WEIGHTS / 2, "{method:?}");
+        let [first, .., last] = straight.layers.as_slice() else { panic!("three layers") };
+        assert_eq!([first.nonzero, last.nonzero], [6 * 27, 80], "first and last stay dense");
+        // While dense, on the ramp, and on the frozen support.
+        let config = with("resumed");
+        let run = config.runs.join("run");
+        interrupt(fresh(&config), 1);
+        interrupt(reopened(&run).unwrap(), 7);
+        interrupt(reopened(&run).unwrap(), 13);
+        assert!(traces(&finish(reopened(&run).unwrap())) == traces(&straight), "{method:?}");
+    }
+}
+
+#[test]
+fn layers_are_kept_by_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = |patterns: &[&str]| {
+        let keep = Some(patterns.iter().map(|p| p.to_string()).collect());
+        Config {
+            keep,
+            lambda: Some(1e6),
+            epochs: 1,
+            runs: folder.path().join(patterns.concat()),
+            ..config(folder.path())
+        }
+    };
+    let nonzero = |config: &Config| -> Vec<usize> { finish(fresh(config)).layers.iter().map(|l| l.nonzero).collect() };
+    assert_eq!(nonzero(&keep(&["t*"])), [0, 8 * 54, 0]);
+    assert_eq!(nonzero(&keep(&[])), [0, 0, 0]);
+    let config = keep(&["three"]);
+    let error =
+        Session::start(config.clone(), RunFolder::create(&config).unwrap(), graph(), tiny_images()).err().unwrap();
+    assert!(
+        error.to_string().starts_with("keep is \"three\", expected a layer's name such as \"two.weight\""),
+        "{error}"
+    );
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn a_sparsity_that_would_empty_layers_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { lambda: None, sparsity: Some(0.9), ..config(folder.path()) };
+    let error =
+        Session::start(config.clone(), RunFolder::create(&config).unwrap(), graph(), tiny_images()).err().unwrap();
+    let expected =
+        "sparsity is 0.9, expected at most 0.6335: 242 weights stay in the layers kept dense (see keep), 5 so";
+    assert!(error.to_string().starts_with(expected), "{error}");
+}
+
 #[test]
 fn a_resumed_run_leaves_the_bits_of_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -291,9 +355,9 @@ fn a_layer_that_loses_its_last_weight_is_named() {
     let session = fresh(&Config { lambda: Some(1e6), epochs: 1, ..config(folder.path()) });
     let mut warnings = Warnings::default();
     session.run(&mut warnings, &AtomicBool::new(false)).unwrap();
-    assert!(warnings.0.iter().any(|w| w.starts_with("layer one.weight has lost its last weight")), "{:?}", warnings.0);
+    assert!(warnings.0.iter().any(|w| w.starts_with("layer two.weight has lost its last weight")), "{:?}", warnings.0);
     let metrics = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
-    assert!(metrics.contains("\"one.weight\""), "{metrics}");
+    assert!(metrics.contains("\"two.weight\""), "{metrics}");
 }
 
 #[test]
