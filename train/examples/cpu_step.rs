@@ -15,10 +15,13 @@ use sr2_kernels::Isa;
 use sr2_kernels::training::peak_flops;
 use sr2_models::{Graph, ParameterRole, zoo};
 use sr2_train::candle_executor::{CandleExecutor, DeviceKind};
+use sr2_train::direction::Direction;
 use sr2_train::executor::{Batch, Executor, ExecutorError, Support};
 use sr2_train::layout::ParameterLayout;
+use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
 use sr2_train::penalty::Penalty;
-use sr2_train::sr2::{Objective, Sr2, Sr2Settings};
+use sr2_train::pruning::{PenalisedLayer, PruningPlan, Target};
+use sr2_train::sr2::Sr2;
 use sr2_train::tape::{PhaseTimes, TapeExecutor};
 
 /// Times training steps on the CPU, split by phase.
@@ -156,10 +159,19 @@ fn measure(
     let mut parameters = parameters(&layout, sparsity);
     let batch = batch(graph, options.batch);
     let mut gradient = vec![0.0; parameters.len()];
-    // Steps so short that the zeros stay where they are.
-    let settings = Sr2Settings { sigma_start: 1e3, ..Sr2Settings::paper(Penalty::L0, 1e-4, 0.9) };
-    let prunable = layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).map(|s| s.range.clone()).collect();
-    let mut sr2 = Sr2::new(settings, prunable);
+    let ranges = layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).map(|s| s.range.clone());
+    let prunable: Vec<_> = ranges.collect();
+    let left = prunable.iter().cloned().flatten().filter(|i| parameters[*i] != 0.0).count();
+    let settings = Settings {
+        penalty: Penalty::L0,
+        plan: PruningPlan { target: Target::Weights { left, ramp_until: 0 }, ..PruningPlan::constant(0.0) },
+        direction: Direction::Momentum { beta: 0.9 },
+        // Steps so short that nearly all zeros stay where they are.
+        control: StepControl::Sr2(Sr2 { sigma_start: 1e3, ..Sr2::paper() }),
+        relaxed: false,
+    };
+    let penalised = prunable.iter().map(|range| PenalisedLayer { range: range.clone(), least: 0 }).collect();
+    let mut sr2 = Optimizer::new(settings, Layers { penalised, prunable });
 
     let mut running = Running::new(engine, graph, options)?;
     if kind == Kind::Frozen {
