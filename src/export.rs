@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use sr2_export::ExportOptions;
+use sr2_export::{ExportOptions, OnnxForm, OnnxReader};
 
 use crate::Format;
+use crate::exit::Usage;
 
 /// Write a trained network as dense and CSR safetensors and as ONNX, and check each file
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sr2-prune export                                  the newest run in runs/
   sr2-prune export runs/resnet20-1 --out shipped
-  sr2-prune export runs/resnet20-1/best.safetensors")]
+  sr2-prune export runs/resnet20-1/best.safetensors
+  sr2-prune export --target openvino                the smallest ONNX file that OpenVINO loads without loss of speed
+  sr2-prune export --onnx dense,scatter,gap         three ONNX files, to compare")]
 pub struct Arguments {
     /// A checkpoint or a run folder [default: the newest run]
     source: Option<PathBuf>,
@@ -22,6 +25,17 @@ pub struct Arguments {
     /// The folder to write; an older export there is replaced [default: `export` beside the checkpoint]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// How the ONNX file stores weights; further forms are further files [default: dense, or what --target needs]
+    ///
+    /// dense: 4 bytes a weight. scatter: 5 to 8 bytes a non-zero, put in place by ConstantOfShape and ScatterElements.
+    /// gap: 5 bytes a non-zero, by CumSum too. sparse-init and sparse-const: ONNX's own sparse tensors, 5 to 8 bytes a
+    /// non-zero, which few tools load.
+    #[arg(long, value_name = "FORM", value_delimiter = ',')]
+    onnx: Vec<OnnxForm>,
+    /// The tool that is to load the ONNX file: ort, openvino, tract, rten, opencv, onnx (the reference) or any of them;
+    /// picks the smallest form, or checks the one named
+    #[arg(long, value_name = "TOOL")]
+    target: Option<OnnxReader>,
     /// How to print the report
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -29,8 +43,9 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { source, runs, out, format } = arguments;
-    let options = ExportOptions { source: source.clone(), runs: runs.clone(), out: out.clone() };
+    let Arguments { source, runs, out, onnx, target, format } = arguments;
+    let onnx = OnnxForm::choose(onnx, *target).map_err(|e| Usage(e.to_string()))?;
+    let options = ExportOptions { source: source.clone(), runs: runs.clone(), out: out.clone(), onnx };
     let report = sr2_export::export(&options)?;
     format.print(&report)
 }

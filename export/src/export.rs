@@ -14,8 +14,8 @@ use crate::check::Expected;
 use crate::config::Config;
 use crate::csr_writer::compress;
 use crate::model_card::model_card;
-use crate::staging::{CONFIG, CSR, DENSE, ONNX, README, Staging};
-use crate::{ExportError, ExportReport, FileReport, locate, to_onnx};
+use crate::staging::{CONFIG, CSR, DENSE, README, Staging, onnx_name};
+use crate::{ExportError, ExportReport, FileReport, OnnxForm, locate, to_onnx};
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]
@@ -26,11 +26,13 @@ pub struct ExportOptions {
     pub runs: PathBuf,
     /// The folder to write; by default `export` beside the checkpoint. An older export there is replaced.
     pub out: Option<PathBuf>,
+    /// The forms of ONNX file to write: the first as `model.onnx`, the others as `model.FORM.onnx`.
+    pub onnx: Vec<OnnxForm>,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { source: None, runs: "runs".into(), out: None }
+        Self { source: None, runs: "runs".into(), out: None, onnx: vec![OnnxForm::Dense] }
     }
 }
 
@@ -58,25 +60,32 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let provenance = serde_json::to_string(&published.provenance).expect("provenance is plain data");
     let metadata = BTreeMap::from([(PROVENANCE_KEY.to_string(), provenance)]);
     let dense_bytes = model.parameters().values().map(|t| 4 * t.len() as u64).sum();
-    let report = |name: &str, found: &Model, written: &Model| {
+    let report = |name: &str, content: &str, found: &Model, written: &Model| {
         let path = staging.file(name);
         let max_difference = expected.compare(name, found, written)?;
         let bytes = fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
         let ratio = dense_bytes as f64 / bytes as f64;
-        Ok::<_, ExportError>(FileReport { name: name.into(), bytes, ratio, max_difference })
+        Ok::<_, ExportError>(FileReport { name: name.into(), content: content.into(), bytes, ratio, max_difference })
     };
 
     let file = staging.file(DENSE);
     checkpoint::write(&file, &published)?;
-    let dense = report(DENSE, &checkpoint::read(&file)?.model, model)?;
+    let content = "every parameter dense, batch norm as trained, PyTorch state-dict names";
+    let mut files = vec![report(DENSE, content, &checkpoint::read(&file)?.model, model)?];
 
     let file = staging.file(CSR);
     csr_file::write(&file, &csr(&folded, metadata.clone(), &path)?)?;
-    let csr = report(CSR, &sr2_models::csr::read(&file)?, &folded)?;
+    let content = "weights in CSR, batch norm folded; what `sr2-prune bench` runs";
+    files.push(report(CSR, content, &sr2_models::csr::read(&file)?, &folded)?);
 
-    let file = staging.file(ONNX);
-    onnx::write(&file, &to_onnx(&folded, &metadata))?;
-    let onnx = report(ONNX, &sr2_models::onnx::import(&file)?, &folded)?;
+    for (index, form) in options.onnx.iter().enumerate() {
+        let name = onnx_name((index > 0).then_some(*form));
+        let file = staging.file(&name);
+        onnx::write(&file, &to_onnx(&folded, *form, &metadata))?;
+        let content =
+            format!("{}, batch norm folded, opset 17; `input` [N, C, H, W] to `output` (logits)", form.content());
+        files.push(report(&name, &content, &sr2_models::onnx::import(&file)?, &folded)?);
+    }
 
     let config = Config::new(model, published.provenance.clone());
     let report = ExportReport {
@@ -85,7 +94,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
         network: config.architecture.clone(),
         sparsity: config.sparsity.clone(),
         dense_bytes,
-        files: vec![dense, csr, onnx],
+        files,
     };
     let json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
     write_atomic(staging.file(CONFIG), |file| file.write_all(&json))?;

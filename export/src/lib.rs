@@ -7,7 +7,7 @@ mod error;
 mod export;
 mod locate;
 mod model_card;
-mod onnx_writer;
+mod onnx;
 mod report;
 mod staging;
 
@@ -16,5 +16,5 @@ pub use config::{Config, LayerSparsity, Sparsity};
 pub use error::ExportError;
 pub use export::{ExportOptions, export};
 pub use locate::newest_run;
-pub use onnx_writer::to_onnx;
+pub use onnx::{OnnxForm, OnnxFormError, OnnxReader, to_onnx};
 pub use report::{ExportReport, FileReport};

@@ -29,15 +29,10 @@ An image classifier ({num_classes} classes, images {shape}) pruned by sr2-prune 
 }
 
 fn files(report: &ExportReport) -> String {
-    let contents = [
-        "every parameter dense, batch norm as trained, PyTorch state-dict names",
-        "weights in CSR, batch norm folded; what `sr2-prune bench` runs",
-        "dense initializers, batch norm folded, opset 17; `input` [N, C, H, W] to `output` (logits)",
-    ];
-    let row = |(file, content): (&crate::FileReport, &str)| {
-        format!("| `{}` | {} | {:.1}x | {content} |\n", file.name, file.bytes, file.ratio)
+    let row = |file: &crate::FileReport| {
+        format!("| `{}` | {} | {:.1}x | {} |\n", file.name, file.bytes, file.ratio, file.content)
     };
-    let rows: String = report.files.iter().zip(contents).map(row).collect();
+    let rows: String = report.files.iter().map(row).collect();
     format!(
         "
 ## Files
@@ -45,7 +40,7 @@ fn files(report: &ExportReport) -> String {
 | file | bytes | smaller than dense | content |
 |--|--:|--:|--|
 {rows}
-All three gave the same outputs when they were written, and hold one pattern of zeros (a batch norm of scale 0 adds
+All gave the same outputs when they were written, and hold one pattern of zeros (a batch norm of scale 0 adds
 zeros where it is folded).
 "
     )

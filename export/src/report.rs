@@ -31,6 +31,8 @@ pub struct ExportReport {
 pub struct FileReport {
     /// Name in the folder.
     pub name: String,
+    /// What it holds, for people.
+    pub content: String,
     /// Its size.
     pub bytes: u64,
     /// How many times smaller than the dense f32 parameters.

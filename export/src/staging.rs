@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use sr2_formats::Error;
 use tempfile::TempDir;
 
-use crate::{ExportError, locate};
+use crate::{ExportError, OnnxForm, locate};
 
-/// Every file of an export.
-pub const FILES: [&str; 5] = [README, CONFIG, DENSE, CSR, ONNX];
 /// The model card.
 pub const README: &str = "README.md";
 /// The description for programs.
@@ -19,8 +17,17 @@ pub const CONFIG: &str = "config.json";
 pub const DENSE: &str = "model.safetensors";
 /// CSR safetensors, batch norm folded.
 pub const CSR: &str = "model.csr.safetensors";
-/// ONNX, batch norm folded.
-pub const ONNX: &str = "model.onnx";
+
+/// Name of the first ONNX file, and of a further one by its form.
+pub fn onnx_name(further: Option<OnnxForm>) -> String {
+    further.map_or("model.onnx".into(), |form| format!("model.{form}.onnx"))
+}
+
+/// Whether an export may hold a file of this name.
+fn is_ours(name: &str) -> bool {
+    let onnx = std::iter::once(None).chain(OnnxForm::ALL.map(Some)).map(onnx_name);
+    [README, CONFIG, DENSE, CSR].contains(&name) || onnx.into_iter().any(|onnx| onnx == name)
+}
 
 /// An export that is being written. Dropped before [`Staging::publish`], it leaves nothing behind.
 pub struct Staging {
@@ -37,9 +44,8 @@ impl Staging {
             Err(_) => target.to_path_buf(),
         };
         if target.exists() {
-            let is_ours = |path: &PathBuf| FILES.iter().any(|name| path.ends_with(name));
-            if let Some(foreign) = locate::entries(&target)?.into_iter().find(|path| !is_ours(path)) {
-                let found = foreign.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(found) = locate::entries(&target)?.into_iter().map(name).find(|name| !is_ours(name)) {
                 return Err(ExportError::ForeignFolder { folder: target, found });
             }
         }

@@ -25,6 +25,8 @@ fn unknown_commands_flags_and_values() {
         (&["train", "--resume", "runs/r", "--epochs", "2"], "'--resume <RUN>'"),
         (&["bench", "--engines", "sparse,fast"], "sparse, dense, ort"),
         (&["infer", "--limit", "0"], "'0'"),
+        (&["export", "--onnx", "zip"], "dense, scatter, gap"),
+        (&["export", "--target", "tflite"], "ort, openvino"),
         (&["data", "fetch", "imagenet"], "'imagenet'"),
         (&[], "Usage"),
     ];
@@ -143,6 +145,15 @@ fn options_out_of_range() {
         command.env("SR2_ISA", "avx1024");
         refuse(command, 2, &["\"avx1024\"", "expected one of scalar, avx2, avx512"]);
     }
+}
+
+#[test]
+fn onnx_forms_that_the_target_does_not_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = |arguments: &[&str]| sr2(folder.path(), &[&["export"], arguments].concat());
+    let target = export(&["--onnx", "gap,sparse-init", "--target", "opencv"]);
+    refuse(target, 2, &["opencv does not load", "sparse-init", "it loads dense, scatter, gap"]);
+    refuse(export(&["--onnx", "gap,gap"]), 2, &["gap is named twice"]);
 }
 
 #[test]

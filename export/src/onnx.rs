@@ -1,18 +1,23 @@
-//! A network as an ONNX model that runtimes load with no extra code: opset 17, dense initializers, every attribute
-//! written out, dynamic batch.
+//! A network as an ONNX model that runtimes load with no extra code: opset 17, every attribute written out, dynamic
+//! batch.
+
+mod form;
+mod node;
+mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sr2_formats::Tensor;
 use sr2_formats::onnx::float_tensor;
-use sr2_formats::onnx::proto::attribute_proto::AttributeType;
 use sr2_formats::onnx::proto::tensor_proto::DataType;
 use sr2_formats::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use sr2_formats::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    type_proto,
 };
-use sr2_models::{Graph, Model, Node, Op, Pool};
+use sr2_models::{Graph, Model, Op};
+
+pub use form::{OnnxForm, OnnxFormError, OnnxReader};
 
 /// Newest operator set that every reader of interest has.
 const OPSET: i64 = 17;
@@ -20,8 +25,8 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 
 /// The ONNX form of a network: input `input` `[N, C, H, W]`, output `output` with `N` free, parameters under their
-/// own names. `metadata` becomes the model's properties.
-pub fn to_onnx(model: &Model, metadata: &BTreeMap<String, String>) -> ModelProto {
+/// own names, weights in `form`. `metadata` becomes the model's properties.
+pub fn to_onnx(model: &Model, form: OnnxForm, metadata: &BTreeMap<String, String>) -> ModelProto {
     let property = |(key, value): (&String, &String)| StringStringEntryProto {
         key: Some(key.clone()),
         value: Some(value.clone()),
@@ -31,39 +36,39 @@ pub fn to_onnx(model: &Model, metadata: &BTreeMap<String, String>) -> ModelProto
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
         producer_name: Some("sr2-prune".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        graph: Some(graph_proto(model)),
+        graph: Some(graph_proto(model, form)),
         metadata_props: metadata.iter().map(property).collect(),
         ..Default::default()
     }
 }
 
-fn graph_proto(model: &Model) -> GraphProto {
+fn graph_proto(model: &Model, form: OnnxForm) -> GraphProto {
     let graph = model.graph();
     let mut names = Names { taken: graph.parameters().iter().map(|p| p.name.clone()).collect() };
     let values = value_names(graph, &mut names);
-    let parameters = graph.parameters().iter().map(|p| float_tensor(&p.name, model.parameter(&p.name)));
-    let mut initializer: Vec<TensorProto> = parameters.collect();
-    let mut nodes = Vec::with_capacity(graph.nodes().len());
+    let mut proto = GraphProto {
+        name: Some(graph.name().into()),
+        input: vec![value_info(&values[0], graph.input_shape())],
+        output: vec![value_info(&values[values.len() - 1], graph.output_shape())],
+        ..Default::default()
+    };
+    for spec in graph.parameters() {
+        let form = if spec.role.is_prunable() { form } else { OnnxForm::Dense };
+        weight::add(&mut proto, &mut names, form, &spec.name, model.parameter(&spec.name));
+    }
     for (node, output) in graph.nodes().iter().zip(&values[1..]) {
         let mut input: Vec<String> = node.inputs.iter().map(|value| values[*value].clone()).collect();
         input.extend(parameter_names(&node.op).into_iter().map(String::from));
         if let Op::Clip(clip) = &node.op {
             for (suffix, bound) in [("min", clip.min), ("max", clip.max)] {
                 let name = names.unique(format!("{}.{suffix}", node.name));
-                initializer.push(float_tensor(&name, &Tensor::full([], bound)));
+                proto.initializer.push(float_tensor(&name, &Tensor::full([], bound)));
                 input.push(name);
             }
         }
-        nodes.push(node_proto(node, input, output.clone()));
+        proto.node.push(node::of_op(node, input, output.clone()));
     }
-    GraphProto {
-        name: Some(graph.name().into()),
-        node: nodes,
-        initializer,
-        input: vec![value_info(&values[0], graph.input_shape())],
-        output: vec![value_info(&values[values.len() - 1], graph.output_shape())],
-        ..Default::default()
-    }
+    proto
 }
 
 /// Names of values and initializers, which share one namespace in ONNX.
@@ -101,70 +106,6 @@ fn parameter_names(op: &Op) -> Vec<&str> {
     }
 }
 
-fn node_proto(node: &Node, input: Vec<String>, output: String) -> NodeProto {
-    let attribute = match &node.op {
-        Op::Conv(conv) => vec![
-            ints("kernel_shape", &conv.kernel),
-            ints("strides", &conv.stride),
-            ints("pads", &conv.pads),
-            ints("dilations", &conv.dilation),
-            int("group", conv.groups as i64),
-        ],
-        Op::BatchNormalization(norm) => vec![
-            float("epsilon", norm.epsilon),
-            // ONNX weighs the old statistics, PyTorch the new ones.
-            float("momentum", 1.0 - norm.momentum),
-            int("training_mode", 0),
-        ],
-        Op::MaxPool(pool) => {
-            let mut attributes = pool_attributes(pool);
-            attributes.extend([ints("dilations", &[1, 1]), int("storage_order", 0)]);
-            attributes
-        }
-        Op::AveragePool(pool) => {
-            let mut attributes = pool_attributes(pool);
-            attributes.push(int("count_include_pad", 0));
-            attributes
-        }
-        Op::Gemm(_) => vec![float("alpha", 1.0), float("beta", 1.0), int("transA", 0), int("transB", 1)],
-        Op::Concat | Op::Flatten | Op::Softmax => vec![int("axis", 1)],
-        _ => Vec::new(),
-    };
-    NodeProto {
-        name: Some(node.name.clone()),
-        op_type: Some(node.op.name().into()),
-        input,
-        output: vec![output],
-        attribute,
-        ..Default::default()
-    }
-}
-
-fn pool_attributes(pool: &Pool) -> Vec<AttributeProto> {
-    vec![
-        ints("kernel_shape", &pool.kernel),
-        ints("strides", &pool.stride),
-        ints("pads", &pool.pads),
-        int("ceil_mode", 0),
-    ]
-}
-
-fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
-}
-
-fn ints(name: &str, values: &[usize]) -> AttributeProto {
-    AttributeProto { ints: values.iter().map(|v| *v as i64).collect(), ..attribute(name, AttributeType::Ints) }
-}
-
-fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
-}
-
-fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..Default::default() }
-}
-
 /// A float value `[N, shape...]` with the batch left free.
 fn value_info(name: &str, shape: &[usize]) -> ValueInfoProto {
     let batch = dimension::Value::DimParam("N".into());
@@ -181,7 +122,7 @@ fn value_info(name: &str, shape: &[usize]) -> ValueInfoProto {
 #[cfg(test)]
 mod tests {
     use sr2_formats::onnx;
-    use sr2_models::{Gemm, reference};
+    use sr2_models::{Gemm, Node, reference};
 
     use super::*;
 
@@ -205,7 +146,7 @@ mod tests {
         let model = Model::try_new(graph, parameters).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
-        onnx::write(&path, &to_onnx(&model, &BTreeMap::new())).unwrap();
+        onnx::write(&path, &to_onnx(&model, OnnxForm::Dense, &BTreeMap::new())).unwrap();
         let found = sr2_models::onnx::import(&path).unwrap();
         assert_eq!(reference::logits(&found, &[3.0, 5.0], 1), reference::logits(&model, &[3.0, 5.0], 1));
     }
