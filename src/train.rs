@@ -24,6 +24,7 @@ use crate::exit::Stopped;
   sr2-prune train                                       resnet20 on CIFAR-10
   sr2-prune train --sparsity 0.95                       exactly 95 % of the weights zero
   sr2-prune train --network resnet8 --data examples/data --epochs 30
+  sr2-prune train --from dense.onnx --sparsity 0.9      your own network, pruned from its weights
   sr2-prune train --penalty l1 --lambda 3e-3 --name l1-study
   sr2-prune train --resume runs/l1-study
 
@@ -34,13 +35,16 @@ pub struct Arguments {
     config: Option<PathBuf>,
     /// Go on with an interrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = [
-        "config", "network", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "sparsity",
+        "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "sparsity",
         "debias", "keep", "momentum", "seed", "device", "executor", "threads", "runs", "name",
     ])]
     resume: Option<PathBuf>,
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
     #[arg(long)]
     network: Option<String>,
+    /// Weights to start from: safetensors of --network with PyTorch names, a checkpoint, or the user's own CNN as ONNX
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     /// cifar10 or cifar100 [default: cifar10]
     #[arg(long)]
     dataset: Option<DatasetKind>,
@@ -154,6 +158,7 @@ impl Arguments {
         set(&mut config.device, &self.device);
         set(&mut config.executor, &self.executor);
         set(&mut config.runs, &self.runs);
+        config.from = self.from.clone().or(config.from);
         config.data = self.data.clone().or(config.data);
         if self.lambda.is_some() || self.sparsity.is_some() {
             (config.lambda, config.sparsity) = (self.lambda, self.sparsity);

@@ -17,6 +17,9 @@ use crate::penalty::Penalty;
 pub struct Config {
     /// Name of a network of the zoo.
     pub network: String,
+    /// File of weights to start from: a safetensors file of `network` with PyTorch names, or an ONNX file or a
+    /// checkpoint, which bring their own network.
+    pub from: Option<PathBuf>,
     /// Which images.
     pub dataset: DatasetKind,
     /// Folder of the images; by default `$SR2_DATA` or the cache.
@@ -97,6 +100,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             network: "resnet20".into(),
+            from: None,
             dataset: DatasetKind::Cifar10,
             data: None,
             runs: "runs".into(),
@@ -188,6 +192,7 @@ impl Config {
     /// Refuses paths that a file of text cannot hold.
     pub(crate) fn check_paths(&self) -> Result<(), ConfigError> {
         check_path("runs", &self.runs)?;
+        self.from.as_deref().map_or(Ok(()), |from| check_path("from", from))?;
         self.data.as_deref().map_or(Ok(()), |data| check_path("data", data))
     }
 

@@ -28,13 +28,13 @@ pub struct RunFolder {
 impl RunFolder {
     /// Makes the folder of a new run in `config.runs` and writes `config.toml` there.
     ///
-    /// Without a name the run is called after its network, dataset and the first free number.
-    pub fn create(config: &Config) -> Result<Self, TrainError> {
+    /// Without a name the run is called after its `network`, dataset and the first free number.
+    pub fn create(config: &Config, network: &str) -> Result<Self, TrainError> {
         config.check_paths()?;
         fs::create_dir_all(&config.runs).map_err(|e| Error::io(&config.runs, "create", e))?;
         let path = match &config.name {
             Some(name) => config.runs.join(name),
-            None => make_numbered(config)?,
+            None => make_numbered(config, network)?,
         };
         fs::create_dir_all(&path).map_err(|e| Error::io(&path, "create", e))?;
         let folder = Self::lock(path)?;
@@ -132,9 +132,11 @@ impl RunFolder {
 }
 
 /// Makes `NETWORK-DATASET-N` with the first N that is free; making it is what claims it.
-fn make_numbered(config: &Config) -> Result<PathBuf, TrainError> {
+fn make_numbered(config: &Config, network: &str) -> Result<PathBuf, TrainError> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let network: String = network.chars().take(64).map(plain).collect();
     for number in 1u32.. {
-        let name = format!("{}-{}-{number}", config.network, config.dataset.name());
+        let name = format!("{network}-{}-{number}", config.dataset.name());
         let path = config.runs.join(name);
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),

@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use sr2_formats::Error;
 use sr2_models::checkpoint::Checkpoint;
-use sr2_models::initialisation::initialise;
-use sr2_models::{Graph, Model, zoo};
+use sr2_models::{Graph, Model};
 
-use crate::config::{Config, ConfigError, Method};
+use crate::config::{Config, Method};
 use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, holdout_size, locate, split};
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
@@ -25,6 +24,7 @@ use crate::train_error::TrainError;
 
 mod setup;
 mod snapshot;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -63,16 +63,17 @@ pub enum Outcome {
     },
 }
 
-/// Trains a new network of the zoo in a new run folder. `stop` is looked at before every step.
+/// Trains a network of the zoo, or one from a file, in a new run folder. `stop` is looked at before every step.
 pub fn train(config: &Config, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
     let mut config = config.clone().resolve()?;
-    let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
-    setup::check(&config, &graph)?;
+    config.from = config.from.map(absolute).transpose()?;
+    let model = start::model(&config)?;
+    setup::check(&config, model.graph())?;
     let folder = locate(config.dataset, config.data.as_deref())?;
     let images = images(&folder, config.dataset)?;
-    config.data = Some(std::path::absolute(&folder).map_err(|e| Error::io(&folder, "find", e))?);
-    let run = RunFolder::create(&config)?;
-    Session::start(config, run, graph, images)?.run(observer, stop)
+    config.data = Some(absolute(folder)?);
+    let run = RunFolder::create(&config, model.graph().name())?;
+    Session::start(config, run, model, images)?.run(observer, stop)
 }
 
 /// Goes on with the run in `folder` from its last checkpoint, or from the start if it has none.
@@ -81,6 +82,10 @@ pub fn resume(folder: &Path, observer: &mut dyn Observer, stop: &AtomicBool) -> 
     let config = config.resolve()?;
     let images = images(&locate(config.dataset, config.data.as_deref())?, config.dataset)?;
     Session::resume(config, run, images)?.run(observer, stop)
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&path).map_err(|e| Error::io(&path, "find", e))
 }
 
 fn images(folder: &Path, kind: DatasetKind) -> Result<Images, TrainError> {
@@ -123,17 +128,15 @@ impl EpochClock {
 }
 
 impl Session {
-    fn start(config: Config, run: RunFolder, graph: Graph, images: Images) -> Result<Self, TrainError> {
-        let parameters = initialise(&graph, config.seed);
-        let model = Model::try_new(graph, parameters).expect("initialisation fits its graph");
+    fn start(config: Config, run: RunFolder, model: Model, images: Images) -> Result<Self, TrainError> {
         Self::new(config, run, model, images, None, Averages::default())
     }
 
     fn resume(config: Config, run: RunFolder, images: Images) -> Result<Self, TrainError> {
         let Some(path) = run.checkpoints()?.pop() else {
             run.cut_metrics(0)?;
-            let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
-            return Self::start(config, run, graph, images);
+            let model = start::model(&config)?;
+            return Self::start(config, run, model, images);
         };
         let Snapshot { model, state, averages } = Snapshot::read(&path)?;
         if state.finished {

@@ -21,7 +21,7 @@ fn numbered(runs: &Path) -> Config {
 fn unnamed_runs_are_numbered() {
     let folder = tempfile::tempdir().unwrap();
     let config = numbered(folder.path());
-    let names: Vec<_> = (0..2).map(|_| RunFolder::create(&config).unwrap().path().to_path_buf()).collect();
+    let names: Vec<_> = (0..2).map(|_| RunFolder::create(&config, "resnet20").unwrap().path().to_path_buf()).collect();
     assert_eq!(names, [folder.path().join("resnet20-cifar10-1"), folder.path().join("resnet20-cifar10-2")]);
     let (_, read) = RunFolder::open(&names[1]).unwrap();
     assert_eq!(read, config);
@@ -30,7 +30,7 @@ fn unnamed_runs_are_numbered() {
 #[test]
 fn the_last_two_checkpoints_stay_in_order_of_their_steps() {
     let folder = tempfile::tempdir().unwrap();
-    let run = RunFolder::create(&numbered(folder.path())).unwrap();
+    let run = RunFolder::create(&numbered(folder.path()), "a/b c").unwrap();
     for step in [8, 9, 10, 100] {
         run.save(step, &checkpoint()).unwrap();
     }

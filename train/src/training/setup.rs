@@ -151,7 +151,9 @@ fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, Con
             ),
         });
     }
-    let from = at(DENSE_START).min(frozen_from - 1);
+    // A network from a file has had its dense start.
+    let dense_start = if config.from.is_some() { 0.0 } else { DENSE_START };
+    let from = at(dense_start).min(frozen_from - 1);
     let target = Target::Weights { left: left - kept, ramp_until: at(RAMP_END).clamp(from, frozen_from - 1) };
     Ok(PruningPlan { target, from, ..plan })
 }

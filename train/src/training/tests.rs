@@ -1,6 +1,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_models::checkpoint;
+use sr2_models::initialisation::initialise;
 use sr2_models::{BatchNormalization, Conv, Gemm, GraphBuilder, Node, Op};
 
 use super::*;
@@ -72,7 +73,13 @@ fn config(runs: &Path) -> Config {
 }
 
 fn fresh(config: &Config) -> Session {
-    Session::start(config.clone(), RunFolder::create(config).unwrap(), graph(), tiny_images()).unwrap()
+    started(config).unwrap()
+}
+
+fn started(config: &Config) -> Result<Session, TrainError> {
+    let parameters = initialise(&graph(), config.seed);
+    let model = Model::try_new(graph(), parameters).unwrap();
+    Session::start(config.clone(), RunFolder::create(config, "tiny").unwrap(), model, tiny_images())
 }
 
 fn reopened(folder: &Path) -> Result<Session, TrainError> {
@@ -159,8 +166,7 @@ fn layers_are_kept_by_pattern() {
     assert_eq!(nonzero(&keep(&["t*"])), [0, 8 * 54, 0]);
     assert_eq!(nonzero(&keep(&[])), [0, 0, 0]);
     let config = keep(&["three"]);
-    let error =
-        Session::start(config.clone(), RunFolder::create(&config).unwrap(), graph(), tiny_images()).err().unwrap();
+    let error = started(&config).err().unwrap();
     assert!(
         error.to_string().starts_with("keep is \"three\", expected a layer's name such as \"two.weight\""),
         "{error}"
@@ -172,8 +178,7 @@ fn layers_are_kept_by_pattern() {
 fn a_sparsity_that_would_empty_layers_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = Config { lambda: None, sparsity: Some(0.9), ..config(folder.path()) };
-    let error =
-        Session::start(config.clone(), RunFolder::create(&config).unwrap(), graph(), tiny_images()).err().unwrap();
+    let error = started(&config).err().unwrap();
     let expected =
         "sparsity is 0.9, expected at most 0.6335: 242 weights stay in the layers kept dense (see keep), 5 so";
     assert!(error.to_string().starts_with(expected), "{error}");
@@ -249,9 +254,9 @@ fn a_run_folder_is_one_processes() {
     let held = fresh(&config);
     let error = RunFolder::open(held.run.path()).unwrap_err();
     assert_eq!(error.exit_code(), 6, "{error}");
-    assert_eq!(RunFolder::create(&config).unwrap_err().exit_code(), 6);
+    assert_eq!(RunFolder::create(&config, "tiny").unwrap_err().exit_code(), 6);
     drop(held);
-    let error = RunFolder::create(&config).unwrap_err();
+    let error = RunFolder::create(&config, "tiny").unwrap_err();
     assert!(matches!(error, TrainError::RunExists { .. }) && error.exit_code() == 2, "{error}");
 }
 
@@ -393,4 +398,27 @@ fn recalibration_averages_the_batches() {
     for (i, (found, expected)) in executor.buffers().iter().zip(&expected).enumerate() {
         assert!((f64::from(*found) - expected).abs() < 1e-5, "buffer {i}: {found}, expected {expected}");
     }
+}
+
+#[test]
+fn a_run_starts_from_weights_of_the_zoo_a_checkpoint_or_onnx() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let from =
+        |path: PathBuf| start::model(&Config { network: "resnet8".into(), from: Some(path), ..Config::default() });
+    let zoo = start::model(&Config { network: "resnet8".into(), seed: 7, ..Config::default() }).unwrap();
+    sr2_formats::dense::write(at("weights.safetensors"), zoo.parameters(), &Default::default()).unwrap();
+    assert_eq!(from(at("weights.safetensors")).unwrap(), zoo);
+
+    let summary = finish(fresh(&config(folder.path())));
+    let checkpoint = checkpoint::read(&summary.checkpoint).unwrap().model;
+    assert_eq!(from(summary.checkpoint.clone()).unwrap(), checkpoint);
+
+    let wrong = Config { from: Some(at("weights.safetensors")), ..Config::default() };
+    let error = start::model(&wrong).unwrap_err();
+    assert!(error.to_string().contains("weights.safetensors: tensor") && error.exit_code() == 3, "{error}");
+    assert!(error.to_string().ends_with("--network names the network it holds"), "{error}");
+    let hundred = Config { from: Some(summary.checkpoint), dataset: DatasetKind::Cifar100, ..Config::default() };
+    let error = start::model(&hundred).unwrap_err().to_string();
+    assert!(error.contains("to [10], but cifar100 has images [3, 32, 32] and 100 classes"), "{error}");
 }
