@@ -28,7 +28,8 @@ fn image_logits(model: &Model, image: &[f32]) -> Vec<f32> {
     values.pop().expect("a graph has nodes")
 }
 
-fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &[usize]) -> Vec<f32> {
+/// The output of a node, given the values before it.
+pub(crate) fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &[usize]) -> Vec<f32> {
     let x = &values[node.inputs[0]];
     let x_shape = model.graph().shape(node.inputs[0]);
     match &node.op {

@@ -1,9 +1,8 @@
 //! Batch normalisation at inference is affine per channel, so it can live in the convolution before it.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use sr2_formats::{Tensor, TensorMap};
 
+use super::rewrite::{new_bias_name, parameter_uses, rebuild};
 use crate::{BatchNormalization, Conv, Graph, Model, Node, Op};
 
 /// Folds each batch normalisation that is the only reader of a convolution into the convolution's weight and bias:
@@ -50,10 +49,7 @@ pub fn fold_batch_norm(model: &Model) -> Model {
         renamed.push(folded.len());
     }
 
-    let graph = Graph::try_new(graph.name(), graph.input_shape(), folded).expect("folding keeps every shape");
-    let names: BTreeSet<_> = graph.parameters().iter().map(|p| p.name.clone()).collect();
-    parameters.retain(|name, _| names.contains(name));
-    Model::try_new(graph, parameters).expect("each parameter of the folded graph has its tensor")
+    rebuild(&graph, folded, parameters)
 }
 
 /// How many nodes read each value.
@@ -61,17 +57,6 @@ fn reads(graph: &Graph) -> Vec<usize> {
     let mut reads = vec![0; graph.nodes().len() + 1];
     graph.nodes().iter().flat_map(|node| &node.inputs).for_each(|value| reads[*value] += 1);
     reads
-}
-
-/// How many nodes use each parameter.
-fn parameter_uses(graph: &Graph) -> BTreeMap<String, usize> {
-    let mut uses = BTreeMap::new();
-    for node in graph.nodes() {
-        for spec in node.op.parameters(graph.shape(node.inputs[0])) {
-            *uses.entry(spec.name).or_insert(0) += 1;
-        }
-    }
-    uses
 }
 
 /// Rewrites one convolution; leaves everything as it was and returns false if a value would not be finite.
@@ -103,14 +88,6 @@ fn fold(conv: &mut Conv, norm: &BatchNormalization, parameters: &mut TensorMap) 
     parameters.insert(bias.clone(), Tensor::new([conv.out_channels], folded_bias));
     conv.bias = Some(bias);
     true
-}
-
-fn new_bias_name(weight: &str, parameters: &TensorMap) -> String {
-    let mut name = format!("{}.bias", weight.strip_suffix(".weight").unwrap_or(weight));
-    while parameters.contains_key(&name) {
-        name.push('_');
-    }
-    name
 }
 
 #[cfg(test)]
