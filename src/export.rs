@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use sr2_export::{ExportOptions, OnnxForm, OnnxReader};
+use sr2_export::{ExportOptions, OnnxForm, OnnxReader, Passes};
 
 use crate::Format;
 use crate::exit::Usage;
@@ -15,7 +15,8 @@ use crate::exit::Usage;
   sr2-prune export runs/resnet20-1 --out shipped
   sr2-prune export runs/resnet20-1/best.safetensors
   sr2-prune export --target openvino                the smallest ONNX file that OpenVINO loads without loss of speed
-  sr2-prune export --onnx dense,scatter,gap         three ONNX files, to compare")]
+  sr2-prune export --onnx dense,scatter,gap         three ONNX files, to compare
+  sr2-prune export --remove-dead-channels           smaller dense, too, where whole filters are zero")]
 pub struct Arguments {
     /// A checkpoint or a run folder [default: the newest run]
     source: Option<PathBuf>,
@@ -36,6 +37,13 @@ pub struct Arguments {
     /// picks the smallest form, or checks the one named
     #[arg(long, value_name = "TOOL")]
     target: Option<OnnxReader>,
+    /// Leave batch norms as trained in the CSR and ONNX files, e.g. to train on
+    #[arg(long)]
+    no_fold: bool,
+    /// Leave out of the CSR and ONNX files what structured zeros make superfluous, so that they are smaller and faster
+    /// dense too: filters without non-zeros, filters that nothing reads, residual branches that add a constant
+    #[arg(long)]
+    remove_dead_channels: bool,
     /// How to print the report
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -43,9 +51,10 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { source, runs, out, onnx, target, format } = arguments;
+    let Arguments { source, runs, out, onnx, target, no_fold, remove_dead_channels, format } = arguments;
     let onnx = OnnxForm::choose(onnx, *target).map_err(|e| Usage(e.to_string()))?;
-    let options = ExportOptions { source: source.clone(), runs: runs.clone(), out: out.clone(), onnx };
+    let passes = Passes { fold_batch_norm: !no_fold, remove_dead_channels: *remove_dead_channels };
+    let options = ExportOptions { source: source.clone(), runs: runs.clone(), out: out.clone(), onnx, passes };
     let report = sr2_export::export(&options)?;
     format.print(&report)
 }

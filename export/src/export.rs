@@ -8,12 +8,12 @@ use sr2_formats::csr_file::{self, CsrFile, CsrParameter, GRAPH_KEY};
 use sr2_formats::{Error, TensorMap, onnx, write_atomic};
 use sr2_models::Model;
 use sr2_models::checkpoint::{self, Checkpoint, PROVENANCE_KEY};
-use sr2_models::passes::fold_batch_norm;
 
 use crate::check::Expected;
 use crate::config::Config;
 use crate::csr_writer::compress;
 use crate::model_card::model_card;
+use crate::passes::{self, Passes};
 use crate::staging::{CONFIG, CSR, DENSE, README, Staging, onnx_name};
 use crate::{ExportError, ExportReport, FileReport, OnnxForm, locate, to_onnx};
 
@@ -28,11 +28,13 @@ pub struct ExportOptions {
     pub out: Option<PathBuf>,
     /// The forms of ONNX file to write: the first as `model.onnx`, the others as `model.FORM.onnx`.
     pub onnx: Vec<OnnxForm>,
+    /// What is done to the network of the CSR and ONNX files.
+    pub passes: Passes,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { source: None, runs: "runs".into(), out: None, onnx: vec![OnnxForm::Dense] }
+        Self { source: None, runs: "runs".into(), out: None, onnx: vec![OnnxForm::Dense], passes: Passes::default() }
     }
 }
 
@@ -53,7 +55,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let read = checkpoint::read(&path)?;
     let published = Checkpoint { state: TensorMap::new(), metadata: BTreeMap::new(), ..read };
     let model = &published.model;
-    let folded = fold_batch_norm(model);
+    let (rewritten, passes) = passes::apply(model, options.passes);
+    let state = options.passes.outcome();
     let expected = Expected::of(model, &path)?;
 
     let staging = Staging::new(&folder)?;
@@ -74,17 +77,16 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let mut files = vec![report(DENSE, content, &checkpoint::read(&file)?.model, model)?];
 
     let file = staging.file(CSR);
-    csr_file::write(&file, &csr(&folded, metadata.clone(), &path)?)?;
-    let content = "weights in CSR, batch norm folded; what `sr2-prune bench` runs";
-    files.push(report(CSR, content, &sr2_models::csr::read(&file)?, &folded)?);
+    csr_file::write(&file, &csr(&rewritten, metadata.clone(), &path)?)?;
+    let content = format!("weights in CSR, {state}; what `sr2-prune bench` runs");
+    files.push(report(CSR, &content, &sr2_models::csr::read(&file)?, &rewritten)?);
 
     for (index, form) in options.onnx.iter().enumerate() {
         let name = onnx_name((index > 0).then_some(*form));
         let file = staging.file(&name);
-        onnx::write(&file, &to_onnx(&folded, *form, &metadata))?;
-        let content =
-            format!("{}, batch norm folded, opset 17; `input` [N, C, H, W] to `output` (logits)", form.content());
-        files.push(report(&name, &content, &sr2_models::onnx::import(&file)?, &folded)?);
+        onnx::write(&file, &to_onnx(&rewritten, *form, &metadata))?;
+        let content = format!("{}, {state}, opset 17; `input` [N, C, H, W] to `output` (logits)", form.content());
+        files.push(report(&name, &content, &sr2_models::onnx::import(&file)?, &rewritten)?);
     }
 
     let config = Config::new(model, published.provenance.clone());
@@ -94,6 +96,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
         network: config.architecture.clone(),
         sparsity: config.sparsity.clone(),
         dense_bytes,
+        passes,
         files,
     };
     let json = serde_json::to_vec_pretty(&config).expect("a config is plain data");

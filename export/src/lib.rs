@@ -8,6 +8,7 @@ mod export;
 mod locate;
 mod model_card;
 mod onnx;
+mod passes;
 mod report;
 mod staging;
 
@@ -17,4 +18,5 @@ pub use error::ExportError;
 pub use export::{ExportOptions, export};
 pub use locate::newest_run;
 pub use onnx::{OnnxForm, OnnxFormError, OnnxReader, to_onnx};
+pub use passes::{Counts, PassReport, Passes};
 pub use report::{ExportReport, FileReport};

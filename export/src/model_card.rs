@@ -40,8 +40,8 @@ fn files(report: &ExportReport) -> String {
 | file | bytes | smaller than dense | content |
 |--|--:|--:|--|
 {rows}
-All gave the same outputs when they were written, and hold one pattern of zeros (a batch norm of scale 0 adds
-zeros where it is folded).
+All gave the same outputs when they were written. Weights of the same shape have the same zeros (a batch norm of scale 0
+adds some where it is folded).
 "
     )
 }

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::config::Sparsity;
+use crate::passes::PassReport;
 
 /// The outcome of an export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,6 +23,8 @@ pub struct ExportReport {
     pub sparsity: Sparsity,
     /// Bytes of all parameters of the checkpoint as dense f32.
     pub dense_bytes: u64,
+    /// What was done to the network of the CSR and ONNX files.
+    pub passes: Vec<PassReport>,
     /// The files with weights.
     pub files: Vec<FileReport>,
 }
@@ -45,6 +48,15 @@ impl fmt::Display for ExportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Sparsity { overall, nnz, weights, .. } = self.sparsity;
         writeln!(f, "{}: {:.2} % sparse, {nnz} of {weights} weights left", self.network, 100.0 * overall)?;
+        for PassReport { pass, before, after } in self.passes.iter().filter(|pass| pass.before != pass.after) {
+            write!(f, "{pass}: {} -> {} operators, ", before.nodes, after.nodes)?;
+            write!(
+                f,
+                "{} -> {} parameters ({} -> {} ",
+                before.parameters, after.parameters, before.nonzero, after.nonzero
+            )?;
+            writeln!(f, "not zero), {} -> {} multiply-adds", before.macs, after.macs)?;
+        }
         let mut table = Table::new();
         table.load_style(ASCII_MARKDOWN).set_header(["file", "bytes", "smaller than dense", "logits differ by"]);
         for file in &self.files {

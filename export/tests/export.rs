@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sr2_export::{ExportError, ExportOptions, ExportReport, LOGITS_TOLERANCE, export};
+use sr2_export::{ExportError, ExportOptions, ExportReport, LOGITS_TOLERANCE, Passes, export};
 use sr2_formats::{ErrorKind, TensorMap, csr_file, dense};
 use sr2_models::checkpoint::{self, Checkpoint, Provenance};
 use sr2_models::passes::fold_batch_norm;
@@ -89,6 +89,44 @@ fn writes_every_operator() {
     let (_folder, options, checkpoint) = runs(&every_operator());
     let report = export(&options).unwrap();
     assert_written(&report, &checkpoint.with_file_name("export"));
+}
+
+#[test]
+fn dead_channels_go_from_the_files_that_engines_run() {
+    let (graph, mut parameters) = sparse_model("resnet8").into_parts();
+    let weight = parameters.get_mut("layer2.0.conv1.weight").unwrap();
+    let half = weight.len() / 2;
+    weight.data_mut()[..half].fill(0.0);
+    let model = Model::try_new(graph, parameters).unwrap();
+    let (_folder, options, checkpoint) = runs(&model);
+    let passes = Passes { remove_dead_channels: true, ..Default::default() };
+    let report = export(&ExportOptions { passes, ..options }).unwrap();
+    let out = checkpoint.with_file_name("export");
+    assert_written(&report, &out);
+
+    let last = report.passes.last().unwrap();
+    assert_eq!(last.pass, "remove dead channels");
+    assert!(last.after.macs < last.before.macs && last.after.parameters < last.before.parameters, "{last:?}");
+    assert!(report.to_string().contains("remove dead channels: "), "{report}");
+    // One constant channel stays for the borders of the padded convolution that reads the others.
+    let filters = [model.parameter("layer2.0.conv1.weight").shape()[0] / 2 + 1, 24, 3, 3];
+    let onnx = sr2_models::onnx::import(out.join("model.onnx")).unwrap();
+    assert_eq!(onnx.parameter("layer2.0.conv1.weight").shape(), filters);
+    assert_eq!(sr2_models::csr::read(out.join("model.csr.safetensors")).unwrap().parameters(), onnx.parameters());
+    assert_eq!(&dense::read(out.join("model.safetensors")).unwrap().tensors, model.parameters());
+}
+
+#[test]
+fn batch_norms_stay_where_asked() {
+    let model = sparse_model("resnet8");
+    let (_folder, options, checkpoint) = runs(&model);
+    let passes = Passes { fold_batch_norm: false, remove_dead_channels: false };
+    export(&ExportOptions { passes, ..options }).unwrap();
+    let out = checkpoint.with_file_name("export");
+    let onnx = sr2_models::onnx::import(out.join("model.onnx")).unwrap();
+    assert_eq!(onnx.parameters(), model.parameters());
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("dense initializers, batch norm as trained"), "{card}");
 }
 
 #[test]
