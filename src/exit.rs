@@ -10,7 +10,7 @@ use sr2_train::TrainError;
 /// The table for `--help`.
 pub const CODES: &str = "Exit codes:
   0    ok
-  1    failure
+  1    failure; of verify: the files differ
   2    usage or configuration
   3    bad input file
   4    I/O: a file is missing, a disk is full, the network is down

@@ -15,6 +15,7 @@ mod export;
 mod infer;
 mod model;
 mod train;
+mod verify;
 
 /// Prune networks with SR2, ship them as sparse files, and run them faster on CPUs.
 ///
@@ -33,6 +34,7 @@ enum Command {
     Export(export::Arguments),
     Infer(infer::Arguments),
     Bench(bench::Arguments),
+    Verify(verify::Arguments),
     Demo(demo::Arguments),
     #[command(subcommand)]
     Data(data::Command),
@@ -75,7 +77,7 @@ fn main() -> ExitCode {
         return code;
     }
     let command = Arguments::parse().command;
-    if matches!(command, Command::Bench(_) | Command::Demo(_)) {
+    if matches!(command, Command::Bench(_) | Command::Verify(_) | Command::Demo(_)) {
         match sr2_bench::restart_without_telemetry() {
             Ok(Some(code)) => return code,
             Ok(None) => {}
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         Command::Infer(arguments) => infer::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),

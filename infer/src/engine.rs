@@ -20,8 +20,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a `.onnx` or `.csr.safetensors` file, or an export folder with a `model.csr.safetensors` or `model.onnx`,
-    /// and plans it.
+    /// Loads a `.onnx` or `.csr.safetensors` file, a checkpoint, or an export folder with a `model.csr.safetensors` or
+    /// `model.onnx`, and plans it.
     ///
     /// # Errors
     /// If the file cannot be read or breaks its format's rules, if the network has an operator the engine does not run,

@@ -8,3 +8,4 @@ mod pipeline;
 mod program;
 mod sample;
 mod signals;
+mod verify;

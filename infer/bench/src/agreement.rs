@@ -74,9 +74,13 @@ pub(crate) fn check(answers: &[(&str, Vec<f32>)], outputs: usize) -> Result<Agre
 /// Fraction of images whose largest logit (the first of equal ones) is that of their label.
 pub(crate) fn accuracy(logits: &[f32], labels: &[usize]) -> f64 {
     let rows = logits.chunks(logits.len() / labels.len());
-    let largest = |row: &[f32]| (1..row.len()).fold(0, |best, k| if row[k] > row[best] { k } else { best });
     let right = rows.zip(labels).filter(|(row, label)| largest(row) == **label).count();
     right as f64 / labels.len() as f64
+}
+
+/// Index of the largest of an image's logits, the first of equal ones.
+pub(crate) fn largest(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best })
 }
 
 #[cfg(test)]

@@ -173,14 +173,11 @@ fn check_interfaces(opened: &[Opened]) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// The images given, checked, or random ones with the mean 0 and the variance 1 of normalised images.
+/// The images given, checked, or random ones.
 fn images<'a>(options: &'a BenchOptions, runner: &dyn Runner) -> Result<Cow<'a, [f32]>, BenchError> {
     let size: usize = runner.input_shape().iter().product();
     let Some(LabelledImages { images, labels }) = &options.data else {
-        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        let bound = 3f32.sqrt();
-        let values = RANDOM_IMAGES.next_multiple_of(options.batch) * size;
-        return Ok((0..values).map(|_| rng.random_range(-bound..bound)).collect());
+        return Ok(random_images(RANDOM_IMAGES.next_multiple_of(options.batch) * size).into());
     };
     let usage = |message| Err(BenchError::Usage(message));
     if labels.is_empty() || images.len() != labels.len() * size {
@@ -191,6 +188,13 @@ fn images<'a>(options: &'a BenchOptions, runner: &dyn Runner) -> Result<Cow<'a, 
         Some(label) => usage(format!("data has label {label}, but the network has {} outputs", runner.outputs())),
         None => Ok(Cow::Borrowed(images)),
     }
+}
+
+/// So many values with the mean 0 and the variance 1 of normalised images, always the same.
+pub(crate) fn random_images(values: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let bound = 3f32.sqrt();
+    (0..values).map(|_| rng.random_range(-bound..bound)).collect()
 }
 
 /// Agreement of all engines on all images, and each engine's accuracy if there are labels.

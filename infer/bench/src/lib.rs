@@ -15,6 +15,7 @@ mod report;
 mod runner;
 mod telemetry;
 mod timing;
+mod verify;
 
 pub use agreement::{AGREEMENT, Agreement};
 pub use bench::{BenchOptions, LabelledImages, bench};
@@ -28,3 +29,4 @@ pub use peak_memory::measure_if_asked;
 pub use report::{EngineResult, Report, SCHEMA, Unavailable};
 pub use runner::{NetworkFacts, Runner};
 pub use telemetry::{restart_without_telemetry, telemetry_is_off};
+pub use verify::{OutputDifference, Verification, VerifyOptions, verify};
