@@ -12,8 +12,8 @@ use sr2_formats::onnx::float_tensor;
 use sr2_formats::onnx::proto::tensor_proto::DataType;
 use sr2_formats::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use sr2_formats::onnx::proto::{
-    GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    type_proto,
+    GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, type_proto,
 };
 use sr2_models::{Graph, Model, Op};
 
@@ -66,6 +66,12 @@ fn graph_proto(model: &Model, form: OnnxForm) -> GraphProto {
                 input.push(name);
             }
         }
+        if let Op::Pad(pad) = &node.op {
+            let [pads, value] = ["pads", "value"].map(|suffix| names.unique(format!("{}.{suffix}", node.name)));
+            proto.initializer.push(pads_tensor(&pads, pad.pads));
+            proto.initializer.push(float_tensor(&value, &Tensor::full([], pad.value)));
+            input.extend([pads, value]);
+        }
         proto.node.push(node::of_op(node, input, output.clone()));
     }
     proto
@@ -94,6 +100,17 @@ fn value_names(graph: &Graph, names: &mut Names) -> Vec<String> {
     values.extend(inner.iter().map(|node| names.unique(format!("{}_output", node.name))));
     values.push(output);
     values
+}
+
+/// The borders of a `Pad`: before each axis of `[N, C, H, W]`, then behind each.
+fn pads_tensor(name: &str, [top, left, bottom, right]: [usize; 4]) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        dims: vec![8],
+        data_type: Some(DataType::Int64 as i32),
+        int64_data: [0, 0, top, left, 0, 0, bottom, right].map(|width| width as i64).to_vec(),
+        ..Default::default()
+    }
 }
 
 /// The parameters an operator reads, in the order of its ONNX inputs.

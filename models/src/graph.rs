@@ -146,6 +146,9 @@ pub struct GraphBuilder {
     names: std::collections::BTreeSet<String>,
 }
 
+/// More nodes than this are taken for an error; the networks of interest have hundreds.
+const MAX_NODES: usize = 1 << 14;
+
 /// More values than this in one tensor is taken for an error, long before memory runs out.
 const MAX_VALUES: usize = 1 << 31;
 
@@ -163,6 +166,9 @@ impl GraphBuilder {
         let error = |problem| GraphError { node: node.name.clone(), op: node.op.name().into(), problem };
         if graph.nodes.is_empty() {
             check_input(graph.input_shape()).map_err(error)?;
+        }
+        if graph.nodes.len() == MAX_NODES {
+            return Err(error(format!("is one more than the {MAX_NODES} nodes that a network may have")));
         }
         if let Some(value) = node.inputs.iter().find(|v| **v >= graph.shapes.len()) {
             return Err(error(format!("reads value {value}, which does not come before it")));
@@ -199,6 +205,11 @@ impl GraphBuilder {
         graph.shapes.push(shape);
         graph.nodes.push(node);
         Ok(graph.nodes.len())
+    }
+
+    /// The value made last, or the input.
+    pub fn last(&self) -> ValueId {
+        self.graph.nodes.len()
     }
 
     /// Shape of a value made so far.

@@ -16,4 +16,6 @@ pub mod zoo;
 
 pub use graph::{Graph, GraphBuilder, GraphError, Node, ValueId};
 pub use model::{Model, ModelError};
-pub use op::{BatchNormalization, Clip, Conv, Gemm, Op, ParameterRole, ParameterSpec, Pool};
+pub use op::{
+    BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LeakyRelu, Op, Pad, ParameterRole, ParameterSpec, Pool,
+};

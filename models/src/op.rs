@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+mod shape;
+
 /// 2-D convolution, NCHW, weight `[out_channels, in_channels / groups, kernel[0], kernel[1]]` (ONNX `Conv`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +57,34 @@ pub struct Clip {
     pub max: f32,
 }
 
+/// `x` where it is not negative, `alpha x` elsewhere (ONNX `LeakyRelu`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeakyRelu {
+    /// Slope of the negative half.
+    pub alpha: f32,
+}
+
+/// `min(max(alpha x + beta, 0), 1)` (ONNX `HardSigmoid`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HardSigmoid {
+    /// Slope.
+    pub alpha: f32,
+    /// Value at 0.
+    pub beta: f32,
+}
+
+/// A border of one value around each channel (ONNX `Pad`, mode `constant`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pad {
+    /// Width of the border: top, left, bottom, right.
+    pub pads: [usize; 4],
+    /// What fills it.
+    pub value: f32,
+}
+
 /// Window of a max or average pooling (ONNX `MaxPool`, `AveragePool`; floor mode).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +95,13 @@ pub struct Pool {
     pub stride: [usize; 2],
     /// Padding: top, left, bottom, right. A max ignores padded places; an average counts only places inside the image.
     pub pads: [usize; 4],
+    /// Dilation down and right.
+    #[serde(default = "undilated")]
+    pub dilation: [usize; 2],
+}
+
+fn undilated() -> [usize; 2] {
+    [1, 1]
 }
 
 /// Linear layer `x W' + b`, weight `[out_features, in_features]` (ONNX `Gemm` with `transB = 1`).
@@ -92,14 +129,26 @@ pub enum Op {
     Relu,
     /// Clamp.
     Clip(Clip),
-    /// Element-wise sum of two values of one shape.
+    /// `x` or a part of it.
+    LeakyRelu(LeakyRelu),
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// Piecewise linear sigmoid.
+    HardSigmoid(HardSigmoid),
+    /// `x min(max(x / 6 + 1/2, 0), 1)`.
+    HardSwish,
+    /// Element-wise sum of two values of one shape, or of an image and one value a channel, `[C, 1, 1]`.
     Add,
+    /// Element-wise product of two values, of shapes as for [`Op::Add`].
+    Mul,
     /// Concatenation of two or more values along channels.
     Concat,
     /// Maximum over windows.
     MaxPool(Pool),
     /// Mean over windows.
     AveragePool(Pool),
+    /// Border around each channel.
+    Pad(Pad),
     /// Mean over height and width, which become 1.
     GlobalAveragePool,
     /// `[C, H, W]` to `[C H W]`.
@@ -160,10 +209,16 @@ impl Op {
             Self::BatchNormalization(_) => "BatchNormalization",
             Self::Relu => "Relu",
             Self::Clip(_) => "Clip",
+            Self::LeakyRelu(_) => "LeakyRelu",
+            Self::Sigmoid => "Sigmoid",
+            Self::HardSigmoid(_) => "HardSigmoid",
+            Self::HardSwish => "HardSwish",
             Self::Add => "Add",
+            Self::Mul => "Mul",
             Self::Concat => "Concat",
             Self::MaxPool(_) => "MaxPool",
             Self::AveragePool(_) => "AveragePool",
+            Self::Pad(_) => "Pad",
             Self::GlobalAveragePool => "GlobalAveragePool",
             Self::Flatten => "Flatten",
             Self::Gemm(_) => "Gemm",
@@ -195,103 +250,4 @@ impl Op {
             _ => Vec::new(),
         }
     }
-
-    /// Shape of the output for inputs of the given shapes (each without the batch), or what is wrong with them.
-    pub(crate) fn output_shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
-        let arity = match self {
-            Self::Add => 2..=2,
-            Self::Concat => 2..=usize::MAX,
-            _ => 1..=1,
-        };
-        if !arity.contains(&inputs.len()) {
-            let (start, more) = (arity.start(), if arity.start() < arity.end() { " or more" } else { "" });
-            return Err(format!("takes {start}{more} inputs, got {}", inputs.len()));
-        }
-        let input = inputs[0];
-        match self {
-            Self::Relu | Self::Identity => Ok(input.to_vec()),
-            Self::Clip(c) if c.min.is_finite() && c.max.is_finite() && c.min <= c.max => Ok(input.to_vec()),
-            Self::Clip(c) => Err(format!("bounds {} to {} must be finite and in order", c.min, c.max)),
-            Self::BatchNormalization(n) => {
-                image(input)?;
-                if !(n.epsilon > 0.0 && n.epsilon.is_finite() && (0.0..=1.0).contains(&n.momentum)) {
-                    let (e, m) = (n.epsilon, n.momentum);
-                    return Err(format!("epsilon {e} must be positive and momentum {m} between 0 and 1"));
-                }
-                Ok(input.to_vec())
-            }
-            Self::Conv(c) => {
-                let [channels, height, width] = image(input)?;
-                if c.groups == 0 || channels % c.groups != 0 || c.out_channels % c.groups != 0 || c.out_channels == 0 {
-                    let (o, g) = (c.out_channels, c.groups);
-                    return Err(format!("{channels} input and {o} output channels do not divide into {g} groups"));
-                }
-                let out = windows([height, width], c.kernel, c.stride, c.pads, c.dilation)?;
-                Ok(vec![c.out_channels, out[0], out[1]])
-            }
-            Self::MaxPool(p) | Self::AveragePool(p) => {
-                let [channels, height, width] = image(input)?;
-                if p.pads[0].max(p.pads[2]) >= p.kernel[0].max(1) || p.pads[1].max(p.pads[3]) >= p.kernel[1].max(1) {
-                    return Err(format!("padding {:?} must be smaller than the window {:?}", p.pads, p.kernel));
-                }
-                let out = windows([height, width], p.kernel, p.stride, p.pads, [1, 1])?;
-                Ok(vec![channels, out[0], out[1]])
-            }
-            Self::GlobalAveragePool => image(input).map(|[channels, ..]| vec![channels, 1, 1]),
-            Self::Flatten => Ok(vec![input.iter().product()]),
-            Self::Add if inputs[1] == input => Ok(input.to_vec()),
-            Self::Add => Err(format!("adds shapes {input:?} and {:?}, which must be equal", inputs[1])),
-            Self::Concat => {
-                let [mut channels, height, width] = image(input)?;
-                for other in &inputs[1..] {
-                    let [c, h, w] = image(other)?;
-                    if (h, w) != (height, width) {
-                        return Err(format!("concatenates {height}x{width} with {h}x{w}, which must be equal"));
-                    }
-                    channels += c;
-                }
-                Ok(vec![channels, height, width])
-            }
-            Self::Gemm(g) => match input {
-                [_] if g.out_features > 0 => Ok(vec![g.out_features]),
-                _ => Err(format!("needs a flat input and at least one output feature, got shape {input:?}")),
-            },
-            Self::Softmax => match input {
-                [_] => Ok(input.to_vec()),
-                _ => Err(format!("needs a flat input, got shape {input:?}")),
-            },
-        }
-    }
-}
-
-fn image(shape: &[usize]) -> Result<[usize; 3], String> {
-    shape.try_into().map_err(|_| format!("needs an input [channels, height, width], got {shape:?}"))
-}
-
-/// Number of window positions down and right (floor mode).
-fn windows(
-    size: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    pads: [usize; 4],
-    dilation: [usize; 2],
-) -> Result<[usize; 2], String> {
-    let mut out = [0; 2];
-    for axis in 0..2 {
-        let (k, s, d) = (kernel[axis], stride[axis], dilation[axis]);
-        let limit = 1 << 16;
-        if [k, s, d].contains(&0) || [k, s, d, pads[axis], pads[axis + 2]].iter().any(|v| *v > limit) {
-            return Err(format!(
-                "kernel {kernel:?}, stride {stride:?}, pads {pads:?}, dilation {dilation:?}: \
-                                each must be positive (pads may be 0) and at most {limit}"
-            ));
-        }
-        let padded = size[axis] + pads[axis] + pads[axis + 2];
-        let extent = d * (k - 1) + 1;
-        if padded < extent {
-            return Err(format!("a window of {extent} does not fit {padded} padded positions"));
-        }
-        out[axis] = (padded - extent) / s + 1;
-    }
-    Ok(out)
 }

@@ -37,10 +37,19 @@ pub(crate) fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &
         Op::BatchNormalization(n) => normalise(model, n, x, x_shape),
         Op::Relu => x.iter().map(|v| v.max(0.0)).collect(),
         Op::Clip(Clip { min, max }) => x.iter().map(|v| v.max(*min).min(*max)).collect(),
-        Op::Add => x.iter().zip(&values[node.inputs[1]]).map(|(a, b)| a + b).collect(),
+        Op::LeakyRelu(l) => x.iter().map(|v| if *v < 0.0 { l.alpha * v } else { *v }).collect(),
+        Op::Sigmoid => x.iter().map(|v| (1.0 / (1.0 + (-f64::from(*v)).exp())) as f32).collect(),
+        Op::HardSigmoid(h) => x.iter().map(|v| (h.alpha * v + h.beta).clamp(0.0, 1.0)).collect(),
+        Op::HardSwish => x.iter().map(|v| v * (v / 6.0 + 0.5).clamp(0.0, 1.0)).collect(),
+        Op::Add => combine(x, &values[node.inputs[1]], |a, b| a + b),
+        Op::Mul => combine(x, &values[node.inputs[1]], |a, b| a * b),
         Op::Concat => node.inputs.iter().flat_map(|v| values[*v].iter().copied()).collect(),
         Op::MaxPool(p) => pool(p, x, x_shape, shape, |window| window.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
         Op::AveragePool(p) => pool(p, x, x_shape, shape, mean),
+        Op::Pad(p) => {
+            let border = pad(x, x_shape, p.pads, f64::from(p.value)).0;
+            border.into_iter().map(|v| v as f32).collect()
+        }
         Op::GlobalAveragePool => x.chunks_exact(x_shape[1] * x_shape[2]).map(mean).collect(),
         Op::Gemm(g) => linear(model, g, x),
         Op::Softmax => softmax(x),
@@ -48,10 +57,17 @@ pub(crate) fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &
     }
 }
 
+/// Element by element; one value a channel is combined with each of its channel.
+fn combine(a: &[f32], b: &[f32], operation: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    let len = a.len().max(b.len());
+    let at = |values: &[f32], i: usize| values[i / (len / values.len())];
+    (0..len).map(|i| operation(at(a, i), at(b, i))).collect()
+}
+
 /// `y[o, r, c] = bias[o] + sum over i, u, v of weight[o, i, u, v] x[i, r s + u d - top, c s + v d - left]`, where places
 /// outside the image are 0 and `i` runs over the input channels of `o`'s group.
 fn convolve(model: &Model, c: &Conv, x: &[f32], x_shape: &[usize], shape: &[usize]) -> Vec<f32> {
-    let (padded, [height, width]) = pad(x, x_shape, c.pads);
+    let (padded, [height, width]) = pad(x, x_shape, c.pads, 0.0);
     let (rows, columns) = (shape[1], shape[2]);
     let weight = model.parameter(&c.weight).data();
     let group_inputs = x_shape[0] / c.groups;
@@ -77,10 +93,10 @@ fn convolve(model: &Model, c: &Conv, x: &[f32], x_shape: &[usize], shape: &[usiz
     y
 }
 
-/// The image with zeros around it, and its new height and width.
-fn pad(x: &[f32], shape: &[usize], [top, left, bottom, right]: [usize; 4]) -> (Vec<f64>, [usize; 2]) {
+/// The image with a border of `value` around it, and its new height and width.
+fn pad(x: &[f32], shape: &[usize], [top, left, bottom, right]: [usize; 4], value: f64) -> (Vec<f64>, [usize; 2]) {
     let [height, width] = [shape[1] + top + bottom, shape[2] + left + right];
-    let mut padded = vec![0.0; shape[0] * height * width];
+    let mut padded = vec![value; shape[0] * height * width];
     for (index, line) in x.chunks_exact(shape[2]).enumerate() {
         let row = index / shape[1] * height + top + index % shape[1];
         let start = row * width + left;
@@ -89,9 +105,10 @@ fn pad(x: &[f32], shape: &[usize], [top, left, bottom, right]: [usize; 4]) -> (V
     (padded, [height, width])
 }
 
-/// The place in an axis of `size` that position `out` of the output reads at `offset` in its window, if inside.
-fn source(out: usize, stride: usize, offset: usize, pad: usize, size: usize) -> Option<usize> {
-    (out * stride + offset).checked_sub(pad).filter(|place| *place < size)
+/// The places in axis `axis` of `size` that output position `out` of a pooling reads, those outside left out.
+fn places(p: &Pool, axis: usize, out: usize, size: usize) -> impl Iterator<Item = usize> {
+    let (start, step, pad) = (out * p.stride[axis], p.dilation[axis], p.pads[axis]);
+    (0..p.kernel[axis]).filter_map(move |k| (start + k * step).checked_sub(pad).filter(|place| *place < size))
 }
 
 fn normalise(model: &Model, n: &BatchNormalization, x: &[f32], x_shape: &[usize]) -> Vec<f32> {
@@ -114,9 +131,8 @@ fn pool(p: &Pool, x: &[f32], x_shape: &[usize], shape: &[usize], reduce: impl Fn
     for plane in x.chunks_exact(height * width) {
         for row in 0..shape[1] {
             for column in 0..shape[2] {
-                let in_rows = (0..p.kernel[0]).filter_map(|u| source(row, p.stride[0], u, p.pads[0], height));
-                let in_columns = || (0..p.kernel[1]).filter_map(|v| source(column, p.stride[1], v, p.pads[1], width));
-                let places = in_rows.flat_map(|r| in_columns().map(move |c| r * width + c));
+                let places =
+                    places(p, 0, row, height).flat_map(|r| places(p, 1, column, width).map(move |c| r * width + c));
                 y.push(reduce(&places.map(|place| plane[place]).collect::<Vec<_>>()));
             }
         }

@@ -22,7 +22,7 @@ pub(super) fn of_op(node: &Node, input: Vec<String>, output: String) -> NodeProt
         ],
         Op::MaxPool(pool) => {
             let mut attributes = pool_attributes(pool);
-            attributes.extend([ints("dilations", &[1, 1]), int("storage_order", 0)]);
+            attributes.extend([ints("dilations", &pool.dilation), int("storage_order", 0)]);
             attributes
         }
         Op::AveragePool(pool) => {
@@ -31,6 +31,11 @@ pub(super) fn of_op(node: &Node, input: Vec<String>, output: String) -> NodeProt
             attributes
         }
         Op::Gemm(_) => vec![float("alpha", 1.0), float("beta", 1.0), int("transA", 0), int("transB", 1)],
+        Op::LeakyRelu(leaky) => vec![float("alpha", leaky.alpha)],
+        Op::HardSigmoid(hard) => vec![float("alpha", hard.alpha), float("beta", hard.beta)],
+        Op::Pad(_) => {
+            vec![AttributeProto { s: Some(b"constant".to_vec()), ..attribute("mode", AttributeType::String) }]
+        }
         Op::Concat | Op::Flatten | Op::Softmax => vec![int("axis", 1)],
         _ => Vec::new(),
     };

@@ -36,7 +36,7 @@ pub fn every_operator() -> Model {
             momentum: 0.1,
         })
     };
-    let pool = Pool { kernel: [3, 2], stride: [2, 1], pads: [1, 0, 1, 1] };
+    let pool = Pool { kernel: [3, 2], stride: [2, 1], pads: [1, 0, 1, 1], dilation: [1, 1] };
     let gemm = Gemm { weight: "fc.weight".into(), bias: None, out_features: 5 };
     let nodes: [(Op, &[usize]); 17] = [
         (conv("a", [3, 2], [1, 2], [1, 0, 2, 1], [1, 1], 1), &[0]),

@@ -52,6 +52,11 @@ pub fn write(path: impl AsRef<Path>, model: &ModelProto) -> Result<()> {
     write_atomic(path, |file| file.write_all(&bytes))
 }
 
+/// Bytes of a model's file.
+pub fn size(model: &ModelProto) -> usize {
+    model.encoded_len()
+}
+
 /// A float tensor as an initializer of that name; its bits are kept.
 pub fn float_tensor(name: impl Into<String>, tensor: &Tensor) -> TensorProto {
     TensorProto {
@@ -85,7 +90,7 @@ pub fn tensor_f32(path: &Path, tensor: &TensorProto) -> Result<Tensor> {
     Ok(Tensor::new(shape, data))
 }
 
-/// Reads an INT64 or INT32 tensor, such as a shape or axes, flat. `path` is for messages.
+/// Reads an INT64, INT32 or UINT8 tensor, such as a shape or indices, flat. `path` is for messages.
 pub fn tensor_i64(path: &Path, tensor: &TensorProto) -> Result<Vec<i64>> {
     let (_, len) = shape(path, tensor)?;
     match DataType::try_from(tensor.data_type()) {
@@ -94,7 +99,12 @@ pub fn tensor_i64(path: &Path, tensor: &TensorProto) -> Result<Vec<i64>> {
             let narrow = values(path, tensor, len, &tensor.int32_data, i32::from_le_bytes)?;
             Ok(narrow.into_iter().map(i64::from).collect())
         }
-        _ => Err(wrong_type(path, tensor, "INT64 or INT32")),
+        Ok(DataType::Uint8) => {
+            let typed: Vec<u8> = tensor.int32_data.iter().map(|v| *v as u8).collect();
+            let narrow = values(path, tensor, len, &typed, u8::from_le_bytes)?;
+            Ok(narrow.into_iter().map(i64::from).collect())
+        }
+        _ => Err(wrong_type(path, tensor, "INT64, INT32 or UINT8")),
     }
 }
 

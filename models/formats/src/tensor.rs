@@ -46,6 +46,11 @@ impl Tensor {
         &mut self.data
     }
 
+    /// The values in row-major order, without the shape.
+    pub fn into_data(self) -> Vec<f32> {
+        self.data
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.data.len()

@@ -5,14 +5,16 @@ use sr2_formats::{Error, Tensor};
 
 use super::Importer;
 use super::node::{NodeView, is_onnx};
-use crate::{BatchNormalization, Clip, Conv, Gemm, Op, Pool, ValueId};
+use crate::{BatchNormalization, Gemm, Op, ValueId};
 
-const SUPPORTED: &str = "Conv, BatchNormalization, Relu, Clip, Add, Concat, MaxPool, AveragePool, GlobalAveragePool, \
-                         ReduceMean, Flatten, Reshape, Gemm, MatMul, Softmax, Identity, Dropout and Constant";
+const SUPPORTED: &str = "Conv, BatchNormalization, Relu, Clip, LeakyRelu, Sigmoid, HardSigmoid, HardSwish, Add, Mul, \
+                         Concat, MaxPool, AveragePool, Pad, GlobalAveragePool, ReduceMean, Flatten, Reshape, Gemm, \
+                         MatMul, Softmax, Identity, Dropout and Constant; and of constants ConstantOfShape, \
+                         ScatterElements, CumSum, Cast and Reshape";
 
 impl<'a> Importer<'a> {
-    /// Appends what a node computes; returns its value. `nodes` are all nodes of the network.
-    pub(super) fn convert(&mut self, node: &NodeView<'a>, nodes: &[&'a NodeProto]) -> Result<ValueId, Error> {
+    /// Appends what a node computes; returns its value.
+    pub(super) fn convert(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
         if !is_onnx(node.proto.domain()) {
             return Err(node.unsupported(format!("domain {:?}, supported is ONNX's own", node.proto.domain())));
         }
@@ -21,7 +23,13 @@ impl<'a> Importer<'a> {
             "BatchNormalization" => self.batch_normalization(node),
             "Relu" => self.plain(node, Op::Relu),
             "Clip" => self.clip(node),
+            "LeakyRelu" => self.leaky_relu(node),
+            "Sigmoid" => self.plain(node, Op::Sigmoid),
+            "HardSigmoid" => self.hard_sigmoid(node),
+            "HardSwish" => self.plain(node, Op::HardSwish),
             "Add" => self.add(node),
+            "Mul" => self.mul(node),
+            "Pad" => self.pad(node),
             "Concat" => self.concat(node),
             "MaxPool" => self.max_pool(node),
             "AveragePool" => self.average_pool(node),
@@ -30,7 +38,7 @@ impl<'a> Importer<'a> {
             "Flatten" => self.flatten(node),
             "Reshape" => self.reshape(node),
             "Gemm" => self.gemm(node),
-            "MatMul" => self.mat_mul(node, nodes),
+            "MatMul" => self.mat_mul(node),
             "Softmax" => self.softmax(node),
             "Identity" => self.value(node, 0),
             "Dropout" => self.dropout(node),
@@ -44,34 +52,6 @@ impl<'a> Importer<'a> {
         node.only(&[])?;
         let input = self.value(node, 0)?;
         self.push(node, op, vec![input])
-    }
-
-    fn conv(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
-        node.only(&["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
-        node.no_auto_pad()?;
-        let input = self.value(node, 0)?;
-        let (name, weight) = self.required(node, 1)?;
-        let &[out_channels, _, height, width] = weight.shape() else {
-            let problem = format!("weight {name:?} has shape {:?}, supported is [O, I, kH, kW]", weight.shape());
-            return Err(node.unsupported(problem));
-        };
-        let kernel = [height, width];
-        if let Some(stated) = node.sizes("kernel_shape")?.filter(|stated| *stated != kernel) {
-            return Err(node.malformed(format!("kernel_shape is {stated:?}, but the weight's is {kernel:?}")));
-        }
-        let groups = node.int("group", 1)?;
-        let groups = usize::try_from(groups).map_err(|_| node.malformed(format!("group is {groups}")))?;
-        let conv = Conv {
-            weight: self.parameter(node, name, weight)?,
-            bias: self.bias(node, 2, out_channels)?,
-            out_channels,
-            kernel,
-            stride: node.sizes("strides")?.unwrap_or([1; 2]),
-            pads: node.sizes("pads")?.unwrap_or([0; 4]),
-            dilation: node.sizes("dilations")?.unwrap_or([1; 2]),
-            groups,
-        };
-        self.push(node, Op::Conv(conv), vec![input])
     }
 
     fn batch_normalization(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
@@ -96,27 +76,6 @@ impl<'a> Importer<'a> {
         self.push(node, op, vec![input])
     }
 
-    fn clip(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
-        let (min, max) = if node.opset < 11 {
-            node.only(&["min", "max"])?;
-            (node.float("min", f32::MIN)?, node.float("max", f32::MAX)?)
-        } else {
-            node.only(&[])?;
-            (self.scalar(node, 1, f32::MIN)?, self.scalar(node, 2, f32::MAX)?)
-        };
-        let input = self.value(node, 0)?;
-        self.push(node, Op::Clip(Clip { min, max }), vec![input])
-    }
-
-    fn add(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
-        node.only(&[])?;
-        if let Some(sum) = node.proto.output.first().and_then(|name| self.sums.get(name.as_str())) {
-            return Ok(*sum);
-        }
-        let inputs = vec![self.value(node, 0)?, self.value(node, 1)?];
-        self.push(node, Op::Add, inputs)
-    }
-
     fn concat(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
         node.only(&["axis"])?;
         let first = self.value(node, 0)?;
@@ -124,21 +83,6 @@ impl<'a> Importer<'a> {
         let others = (1..node.proto.input.len()).map(|position| self.value(node, position));
         let inputs = std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?;
         self.push(node, Op::Concat, inputs)
-    }
-
-    fn max_pool(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
-        node.only(&["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"])?;
-        let (input, pool) = (self.value(node, 0)?, pool(node)?);
-        self.push(node, Op::MaxPool(pool), vec![input])
-    }
-
-    fn average_pool(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
-        node.only(&["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"])?;
-        let (input, pool) = (self.value(node, 0)?, pool(node)?);
-        if pool.pads != [0; 4] {
-            node.int_is("count_include_pad", 0, 0)?;
-        }
-        self.push(node, Op::AveragePool(pool), vec![input])
     }
 
     fn reduce_mean(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
@@ -172,36 +116,31 @@ impl<'a> Importer<'a> {
     fn gemm(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
         node.only(&["alpha", "beta", "transA", "transB"])?;
         node.int_is("transA", 0, 0)?;
-        for name in ["alpha", "beta"] {
-            let found = node.float(name, 1.0)?;
-            if found != 1.0 {
-                return Err(node.unsupported(format!("attribute {name:?} is {found}, supported is 1")));
-            }
-        }
+        let (alpha, beta) = (node.float("alpha", 1.0)?, node.float("beta", 1.0)?);
         let transposed = node.int("transB", 0)? != 0;
         let input = self.value(node, 0)?;
-        let (weight, out_features) = self.linear_weight(node, transposed)?;
-        let bias = self.bias(node, 2, out_features)?;
+        let (weight, out_features) = self.linear_weight(node, transposed, alpha)?;
+        let bias = self.bias(node, 2, out_features, beta)?;
         self.push(node, Op::Gemm(Gemm { weight, bias, out_features }), vec![input])
     }
 
-    fn mat_mul(&mut self, node: &NodeView<'a>, nodes: &[&'a NodeProto]) -> Result<ValueId, Error> {
+    fn mat_mul(&mut self, node: &NodeView<'a>) -> Result<ValueId, Error> {
         node.only(&[])?;
         let input = self.value(node, 0)?;
-        let (weight, out_features) = self.linear_weight(node, false)?;
-        let Some((add, position)) = self.bias_behind(node, nodes) else {
+        let (weight, out_features) = self.linear_weight(node, false, 1.0)?;
+        let Some((add, position)) = self.bias_behind(node) else {
             return self.push(node, Op::Gemm(Gemm { weight, bias: None, out_features }), vec![input]);
         };
-        let bias = self.bias(&NodeView::new(self.path, self.opset, add), position, out_features)?;
+        let bias = self.bias(&NodeView::new(self.path, self.opset, add), position, out_features, 1.0)?;
         let sum = self.push(node, Op::Gemm(Gemm { weight, bias, out_features }), vec![input])?;
         self.sums.extend(add.output.first().map(|name| (name.as_str(), sum)));
         Ok(sum)
     }
 
     /// The `Add` of a constant that alone reads what `node` makes, and the position of the constant.
-    fn bias_behind(&self, node: &NodeView<'a>, nodes: &[&'a NodeProto]) -> Option<(&'a NodeProto, usize)> {
+    fn bias_behind(&self, node: &NodeView<'a>) -> Option<(&'a NodeProto, usize)> {
         let output = node.proto.output.first()?;
-        let add = nodes.iter().find(|n| n.op_type() == "Add" && n.input.len() == 2 && n.input.contains(output))?;
+        let add = self.adds.get(output.as_str()).filter(|add| add.input.len() == 2)?;
         let position = if add.input[0] == *output { 1 } else { 0 };
         let alone = self.reads.get(output.as_str()) == Some(&1);
         (alone && self.constants.has(&add.input[position])).then_some((*add, position))
@@ -230,12 +169,12 @@ impl<'a> Importer<'a> {
         Err(node.unsupported(format!("attribute \"axis\" is {axis}, supported is 1")))
     }
 
-    fn required(&self, node: &NodeView<'a>, position: usize) -> Result<(&'a str, Tensor), Error> {
+    pub(super) fn required(&self, node: &NodeView<'a>, position: usize) -> Result<(&'a str, Tensor), Error> {
         node.input(position)?;
         Ok(self.constant(node, position)?.expect("the input is there"))
     }
 
-    fn scalar(&self, node: &NodeView<'a>, position: usize, default: f32) -> Result<f32, Error> {
+    pub(super) fn scalar(&self, node: &NodeView<'a>, position: usize, default: f32) -> Result<f32, Error> {
         match self.constant(node, position)? {
             None => Ok(default),
             Some((_, tensor)) if tensor.len() == 1 => Ok(tensor.data()[0]),
@@ -245,47 +184,48 @@ impl<'a> Importer<'a> {
         }
     }
 
-    fn integers(&self, node: &NodeView<'a>, position: usize) -> Result<Option<Vec<i64>>, Error> {
+    pub(super) fn integers(&self, node: &NodeView<'a>, position: usize) -> Result<Option<Vec<i64>>, Error> {
         let Some(name) = node.optional_input(position) else { return Ok(None) };
-        match self.constants.integers(self.path, name)? {
+        match self.constants.integers(name)? {
             Some(values) => Ok(Some(values)),
             None => Err(node.unsupported(format!("input {position} ({name:?}) is computed, supported is a constant"))),
         }
     }
 
-    /// The bias `[features]` at `position`, if there is one; `[1, features]` is the same.
-    fn bias(&mut self, node: &NodeView<'a>, position: usize, features: usize) -> Result<Option<String>, Error> {
+    /// The bias `[features]` at `position` times `factor`, if there is one; `[1, features]` and one value for all are
+    /// the same.
+    pub(super) fn bias(
+        &mut self,
+        node: &NodeView<'a>,
+        position: usize,
+        features: usize,
+        factor: f32,
+    ) -> Result<Option<String>, Error> {
         let Some((name, tensor)) = self.constant(node, position)? else { return Ok(None) };
-        if tensor.len() != features || tensor.shape().iter().rev().skip(1).any(|d| *d != 1) {
-            let problem = format!("bias {name:?} has shape {:?}, supported is [{features}]", tensor.shape());
-            return Err(node.unsupported(problem));
-        }
-        let tensor = Tensor::new([features], tensor.data().to_vec());
+        let data = match tensor.shape() {
+            _ if tensor.len() == 1 => vec![tensor.data()[0]; features],
+            [.., last] if *last == features && tensor.len() == features => tensor.data().to_vec(),
+            found => {
+                let problem = format!("bias {name:?} has shape {found:?}, supported is [{features}]");
+                return Err(node.unsupported(problem));
+            }
+        };
+        let tensor = Tensor::new([features], data.into_iter().map(|b| b * factor).collect());
         self.parameter(node, name, tensor).map(Some)
     }
 
-    /// The weight at position 1 as `[out, in]`, and `out`.
-    fn linear_weight(&mut self, node: &NodeView<'a>, transposed: bool) -> Result<(String, usize), Error> {
+    /// The weight at position 1 times `factor` as `[out, in]`, and `out`.
+    fn linear_weight(&mut self, node: &NodeView<'a>, transposed: bool, factor: f32) -> Result<(String, usize), Error> {
         let (name, weight) = self.required(node, 1)?;
         let &[rows, cols] = weight.shape() else {
             let problem = format!("weight {name:?} has shape {:?}, supported are two dimensions", weight.shape());
             return Err(node.unsupported(problem));
         };
-        let (weight, out_features) = if transposed { (weight, rows) } else { (transpose(&weight, rows, cols), cols) };
+        let (mut weight, out_features) =
+            if transposed { (weight, rows) } else { (transpose(&weight, rows, cols), cols) };
+        weight.data_mut().iter_mut().for_each(|w| *w *= factor);
         Ok((self.parameter(node, name, weight)?, out_features))
     }
-}
-
-fn pool(node: &NodeView) -> Result<Pool, Error> {
-    node.no_auto_pad()?;
-    node.int_is("ceil_mode", 0, 0)?;
-    node.int_is("storage_order", 0, 0)?;
-    if let Some(found) = node.sizes::<2>("dilations")?.filter(|d| *d != [1, 1]) {
-        return Err(node.unsupported(format!("attribute \"dilations\" is {found:?}, supported is [1, 1]")));
-    }
-    let kernel = node.sizes("kernel_shape")?.ok_or_else(|| node.malformed("attribute \"kernel_shape\" is missing"))?;
-    let stride = node.sizes("strides")?.unwrap_or([1; 2]);
-    Ok(Pool { kernel, stride, pads: node.sizes("pads")?.unwrap_or([0; 4]) })
 }
 
 fn transpose(matrix: &Tensor, rows: usize, cols: usize) -> Tensor {

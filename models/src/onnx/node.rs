@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sr2_formats::Error;
 use sr2_formats::onnx::proto::attribute_proto::AttributeType;
-use sr2_formats::onnx::proto::{AttributeProto, NodeProto};
+use sr2_formats::onnx::proto::{AttributeProto, NodeProto, TensorProto};
 
 /// A node of the file at `path`, with operators of version `opset`.
 pub(super) struct NodeView<'a> {
@@ -21,6 +21,11 @@ pub(super) fn is_onnx(domain: &str) -> bool {
 impl<'a> NodeView<'a> {
     pub(super) fn new(path: &'a Path, opset: i64, proto: &'a NodeProto) -> Self {
         Self { path, opset, proto }
+    }
+
+    /// The file, for messages.
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
     }
 
     /// The node's name, or else its output's.
@@ -77,6 +82,15 @@ impl<'a> NodeView<'a> {
         Ok(self.attribute(name, AttributeType::Int)?.map_or(default, AttributeProto::i))
     }
 
+    pub(super) fn string(&self, name: &str, default: &str) -> Result<String, Error> {
+        let found = self.attribute(name, AttributeType::String)?;
+        Ok(found.map_or_else(|| default.into(), |a| String::from_utf8_lossy(a.s()).into_owned()))
+    }
+
+    pub(super) fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Error> {
+        Ok(self.attribute(name, AttributeType::Tensor)?.and_then(|a| a.t.as_ref()))
+    }
+
     pub(super) fn float(&self, name: &str, default: f32) -> Result<f32, Error> {
         Ok(self.attribute(name, AttributeType::Float)?.map_or(default, AttributeProto::f))
     }
@@ -100,15 +114,5 @@ impl<'a> NodeView<'a> {
             found if found == supported => Ok(()),
             found => Err(self.unsupported(format!("attribute {name:?} is {found}, supported is {supported}"))),
         }
-    }
-
-    /// Refuses padding that depends on the input's size.
-    pub(super) fn no_auto_pad(&self) -> Result<(), Error> {
-        let found = self.attribute("auto_pad", AttributeType::String)?.map_or(&b"NOTSET"[..], AttributeProto::s);
-        if found == b"NOTSET" {
-            return Ok(());
-        }
-        let found = String::from_utf8_lossy(found);
-        Err(self.unsupported(format!("attribute \"auto_pad\" is {found:?}, supported are NOTSET and explicit pads")))
     }
 }

@@ -37,14 +37,14 @@ impl<'a> Importer<'a> {
     /// PyTorch exports `x.view(x.size(0), -1)`.
     fn target_shape(&self, node: &NodeView<'a>) -> Result<Vec<i64>, Error> {
         let name = node.input(1)?;
-        if let Some(target) = self.constants.integers(self.path, name)? {
+        if let Some(target) = self.constants.integers(name)? {
             return Ok(target);
         }
         let computed = || node.unsupported(format!("shape {name:?} is computed; in PyTorch use torch.flatten(x, 1)"));
         let concat = self.maker(name, "Concat").ok_or_else(computed)?;
         let mut target = Vec::new();
         for part in &concat.input {
-            match self.constants.integers(self.path, part)? {
+            match self.constants.integers(part)? {
                 Some(sizes) => target.extend(sizes),
                 None if target.is_empty() && self.is_batch_size(part) => target.push(SAME),
                 None => return Err(computed()),
@@ -57,14 +57,13 @@ impl<'a> Importer<'a> {
     fn is_batch_size(&self, name: &str) -> bool {
         let gather = self.maker(name, "Unsqueeze").and_then(|n| self.maker(n.input.first()?, "Gather"));
         let Some([shape, index]) = gather.map(|n| &n.input[..]) else { return false };
-        let first = matches!(self.constants.integers(self.path, index), Ok(Some(index)) if index == [0]);
+        let first = matches!(self.constants.integers(index), Ok(Some(index)) if index == [0]);
         let whole = self.maker(shape, "Shape").filter(|n| n.attribute.is_empty());
         first && whole.is_some_and(|n| n.input.first().is_some_and(|v| self.values.contains_key(v.as_str())))
     }
 
     /// The node that makes `name`, if it is an `operator`.
     fn maker(&self, name: &str, operator: &str) -> Option<&'a NodeProto> {
-        let makes = |node: &&NodeProto| node.op_type() == operator && node.output.iter().any(|output| output == name);
-        self.graph.node.iter().find(makes)
+        self.makers.get(name).copied().filter(|node| node.op_type() == operator)
     }
 }

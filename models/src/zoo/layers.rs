@@ -94,7 +94,7 @@ impl Layers {
     }
 }
 
-const HALVE: Pool = Pool { kernel: [2, 2], stride: [2, 2], pads: [0; 4] };
+const HALVE: Pool = Pool { kernel: [2, 2], stride: [2, 2], pads: [0; 4], dilation: [1, 1] };
 
 fn same_conv(name: &str, out_channels: usize, kernel: usize, stride: usize) -> Conv {
     Conv {

@@ -12,6 +12,9 @@ pub(super) fn check(node: &Node, input: &[usize]) -> std::result::Result<(), Str
     match &node.op {
         Op::Softmax => Err("the loss takes logits; end the network before Softmax".into()),
         Op::Conv(c) => check_convolution(c, input),
+        Op::MaxPool(p) | Op::AveragePool(p) if p.dilation != [1, 1] => {
+            Err(format!("dilation {:?} of a pooling is not supported, expected [1, 1]", p.dilation))
+        }
         _ => Ok(()),
     }
 }
@@ -32,6 +35,13 @@ fn check_convolution(c: &Conv, input: &[usize]) -> std::result::Result<(), Strin
     Ok(())
 }
 
+/// Clamp whose gradient is 0 at and beyond its bounds, as PyTorch's hardtanh.
+fn clip(x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
+    let inside = (x.gt(min)?.to_dtype(x.dtype())? * x.lt(max)?.to_dtype(x.dtype())?)?.detach();
+    let bound = (x.detach().clamp(min, max)? * inside.affine(-1.0, 1.0)?)?;
+    (x * inside)? + bound
+}
+
 /// Applies an operator; batch norm with its running statistics.
 pub(super) fn apply(op: &Op, inputs: &[Tensor], tensors: &Tensors) -> Result<Tensor> {
     let x = &inputs[0];
@@ -43,12 +53,17 @@ pub(super) fn apply(op: &Op, inputs: &[Tensor], tensors: &Tensors) -> Result<Ten
         }
         // candle's own relu has gradient 1 at 0; PyTorch's is 0.
         Op::Relu => x * x.gt(0f32)?.to_dtype(x.dtype())?.detach(),
-        Op::Clip(c) => {
-            let inside = (x.gt(c.min)?.to_dtype(x.dtype())? * x.lt(c.max)?.to_dtype(x.dtype())?)?.detach();
-            let bound = (x.detach().clamp(c.min, c.max)? * inside.affine(-1.0, 1.0)?)?;
-            (x * inside)? + bound
+        Op::Clip(c) => clip(x, c.min, c.max),
+        Op::LeakyRelu(l) => {
+            let positive = x.ge(0f32)?.to_dtype(x.dtype())?.detach();
+            let alpha = f64::from(l.alpha);
+            x * positive.affine(1.0 - alpha, alpha)?
         }
-        Op::Add => x + &inputs[1],
+        Op::Sigmoid => candle_nn::ops::sigmoid(x),
+        Op::HardSigmoid(h) => clip(&x.affine(f64::from(h.alpha), f64::from(h.beta))?, 0.0, 1.0),
+        Op::HardSwish => x * clip(&x.affine(1.0 / 6.0, 0.5)?, 0.0, 1.0)?,
+        Op::Add => x.broadcast_add(&inputs[1]),
+        Op::Mul => x.broadcast_mul(&inputs[1]),
         Op::Concat => Tensor::cat(inputs, 1),
         Op::MaxPool(p) => {
             let places = windows(x, p, f32::NEG_INFINITY)?;
@@ -59,6 +74,11 @@ pub(super) fn apply(op: &Op, inputs: &[Tensor], tensors: &Tensors) -> Result<Ten
             let (_, _, height, width) = x.dims4()?;
             let ones = Tensor::ones((1, 1, height, width), x.dtype(), x.device())?;
             sum(windows(x, p, 0.0)?)?.broadcast_div(&sum(windows(&ones, p, 0.0)?)?)
+        }
+        Op::Pad(p) => {
+            let ([top, left, bottom, right], value) = (p.pads, f64::from(p.value));
+            let shifted = x.affine(1.0, -value)?.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+            shifted.affine(1.0, value)
         }
         Op::GlobalAveragePool => x.mean_keepdim((2, 3)),
         Op::Flatten => x.flatten_from(1),

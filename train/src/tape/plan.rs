@@ -138,10 +138,10 @@ impl<'a> Planner<'a> {
             }
             Op::Relu => Operation::Activation(Activation::Relu),
             Op::Clip(c) => Operation::Activation(Activation::Clip { low: c.min, high: c.max }),
-            Op::Add => Operation::Add,
+            Op::Add if node.inputs.iter().all(|value| self.graph.shape(*value) == to) => Operation::Add,
             Op::Concat => Operation::Concat,
-            Op::MaxPool(p) => Operation::MaxPool(pool(p)),
-            Op::AveragePool(p) => Operation::AveragePool(pool(p)),
+            Op::MaxPool(p) if p.dilation == [1, 1] => Operation::MaxPool(pool(p)),
+            Op::AveragePool(p) if p.dilation == [1, 1] => Operation::AveragePool(pool(p)),
             Op::GlobalAveragePool => {
                 let (input, stride, before) = (from.size, from.size, [0, 0]);
                 Operation::AveragePool(PoolShape { input, output: [1, 1], kernel: input, stride, before })
@@ -251,9 +251,11 @@ fn find_fusions(graph: &Graph) -> (Vec<Option<Fusion>>, Vec<bool>) {
     for norm in (0..nodes.len()).rev().filter(|n| matches!(nodes[*n].op, Op::BatchNormalization(_))) {
         let mut fusion = Fusion { norm, residual: None, activation: Activation::Identity };
         let mut end = norm;
-        if let Some(sum) =
-            only_reader(end).filter(|r| matches!(nodes[*r].op, Op::Add) && !absorbed[*r] && fusions[*r].is_none())
-        {
+        let sums = |r: usize| {
+            let operands = nodes[r].inputs.iter();
+            matches!(nodes[r].op, Op::Add) && operands.into_iter().all(|v| graph.shape(*v) == graph.shape(r + 1))
+        };
+        if let Some(sum) = only_reader(end).filter(|r| sums(*r) && !absorbed[*r] && fusions[*r].is_none()) {
             fusion.residual = nodes[sum].inputs.iter().copied().find(|v| *v != norm + 1);
             absorbed[end] = true;
             end = sum;
