@@ -61,6 +61,14 @@ impl<'a> Compiler<'a> {
                 let affine = norm.map(|norm| self.affine(norm));
                 self.builder.pointwise(x, y, 0, affine, residual, layer.clip)
             }
+            Kind::HardSigmoid(hard) => {
+                let channels = self.model.graph().shape(layer.output)[0];
+                let affine = vec![[hard.alpha, hard.beta]; channels];
+                self.builder.pointwise(x, y, 0, Some(affine), None, layer.clip)
+            }
+            Kind::Activation(activation) => self.builder.activate(x, y, activation),
+            Kind::Combination(combination) => self.builder.combine(x, of[layer.inputs[1]], y, combination),
+            Kind::Pad(pad) => self.builder.border(x, y, [pad.pads[0], pad.pads[1]], pad.value),
             Kind::Concat => self.concat(layer),
             Kind::MaxPool(pool) => self.builder.pool(x, y, Pooling::Max, window(pool)),
             Kind::AveragePool(pool) => self.builder.pool(x, y, Pooling::Average, window(pool)),
@@ -140,5 +148,5 @@ impl<'a> Compiler<'a> {
 }
 
 fn window(pool: &Pool) -> Window {
-    Window { kernel: pool.kernel, stride: pool.stride, pads: pool.pads, dilation: [1, 1] }
+    Window { kernel: pool.kernel, stride: pool.stride, pads: pool.pads, dilation: pool.dilation }
 }

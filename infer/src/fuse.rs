@@ -1,7 +1,7 @@
 //! Groups nodes into layers: a convolution takes the sum and the activation that follow it into its last step.
 
-use sr2_kernels::NO_CLIP;
-use sr2_models::{BatchNormalization, Conv, Gemm, Graph, Op, Pool, ValueId};
+use sr2_kernels::{Activation, Combination, NO_CLIP};
+use sr2_models::{BatchNormalization, Conv, Gemm, Graph, HardSigmoid, Op, Pad, Pool, ValueId};
 
 use crate::Error;
 
@@ -25,6 +25,11 @@ pub(crate) enum Kind<'a> {
     Gemm(&'a Gemm),
     /// Channel-wise affine map, or a copy.
     Pointwise(Option<&'a BatchNormalization>),
+    /// `alpha x + beta`, to be clipped.
+    HardSigmoid(&'a HardSigmoid),
+    Activation(Activation),
+    Combination(Combination),
+    Pad(&'a Pad),
     Concat,
     MaxPool(&'a Pool),
     AveragePool(&'a Pool),
@@ -58,7 +63,14 @@ pub(crate) fn layers(graph: &Graph) -> Result<(Vec<Layer<'_>>, ValueId), Error> 
             Op::BatchNormalization(norm) => layer.kind = Kind::Pointwise(Some(norm)),
             Op::Relu => layer.clip = [0.0, f32::INFINITY],
             Op::Clip(clip) => layer.clip = [clip.min, clip.max],
-            Op::Add => layer.residual = layer.inputs.pop(),
+            Op::LeakyRelu(leaky) => layer.kind = Kind::Activation(Activation::LeakyRelu { alpha: leaky.alpha }),
+            Op::Sigmoid => layer.kind = Kind::Activation(Activation::Sigmoid),
+            Op::HardSwish => layer.kind = Kind::Activation(Activation::HardSwish),
+            Op::HardSigmoid(hard) => (layer.kind, layer.clip) = (Kind::HardSigmoid(hard), [0.0, 1.0]),
+            Op::Add if fusion.joins_equal_shapes(index) => layer.residual = layer.inputs.pop(),
+            Op::Add => layer.combine(graph, Combination::Sum),
+            Op::Mul => layer.combine(graph, Combination::Product),
+            Op::Pad(pad) => layer.kind = Kind::Pad(pad),
             Op::Concat => layer.kind = Kind::Concat,
             Op::MaxPool(pool) => layer.kind = Kind::MaxPool(pool),
             Op::AveragePool(pool) => layer.kind = Kind::AveragePool(pool),
@@ -87,6 +99,16 @@ pub(crate) fn layers(graph: &Graph) -> Result<(Vec<Layer<'_>>, ValueId), Error> 
     Ok((layers, fusion.source[graph.nodes().len()]))
 }
 
+impl Layer<'_> {
+    /// Joins the two inputs element by element, the one with all places of the output first.
+    fn combine(&mut self, graph: &Graph, combination: Combination) {
+        self.kind = Kind::Combination(combination);
+        if graph.shape(self.inputs[0]) != graph.shape(self.output) {
+            self.inputs.swap(0, 1);
+        }
+    }
+}
+
 struct Fusion<'a> {
     graph: &'a Graph,
     /// The value that an identity copies, or the value itself.
@@ -113,6 +135,12 @@ impl<'a> Fusion<'a> {
         Self { graph, source, readers }
     }
 
+    /// Whether all inputs of a node have the shape of its output.
+    fn joins_equal_shapes(&self, node: usize) -> bool {
+        let shape = self.graph.shape(node + 1);
+        self.graph.nodes()[node].inputs.iter().all(|value| self.graph.shape(*value) == shape)
+    }
+
     /// The node that the layer can take in: the only reader of its output, if that is a sum with a value made before
     /// the layer, or an activation.
     fn next(&self, layer: &Layer<'_>, available: impl Fn(ValueId) -> bool) -> Option<usize> {
@@ -126,7 +154,10 @@ impl<'a> Fusion<'a> {
             Op::Relu | Op::Clip(_) => convolves || matches!(layer.kind, Kind::Gemm(_)),
             Op::Add => {
                 let mut others = node.inputs.iter().map(|value| self.source[*value]).filter(|v| *v != layer.output);
-                convolves && layer.residual.is_none() && others.next().is_some_and(available)
+                convolves
+                    && self.joins_equal_shapes(reader)
+                    && layer.residual.is_none()
+                    && others.next().is_some_and(available)
             }
             _ => false,
         };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 
-use sr2_kernels::Program;
+use sr2_kernels::{Activation, Combination, Program};
 
 use crate::fuse::{Kind, Layer};
 
@@ -43,6 +43,13 @@ impl LayerPlan {
             Kind::Gemm(_) => "Gemm",
             Kind::Pointwise(Some(_)) => "BatchNormalization",
             Kind::Pointwise(None) => "",
+            Kind::HardSigmoid(_) => "HardSigmoid",
+            Kind::Activation(Activation::LeakyRelu { .. }) => "LeakyRelu",
+            Kind::Activation(Activation::Sigmoid) => "Sigmoid",
+            Kind::Activation(Activation::HardSwish) => "HardSwish",
+            Kind::Combination(Combination::Sum) => "Add",
+            Kind::Combination(Combination::Product) => "Mul",
+            Kind::Pad(_) => "Pad",
             Kind::Concat => "Concat",
             Kind::MaxPool(_) => "MaxPool",
             Kind::AveragePool(_) => "AveragePool",
@@ -53,6 +60,7 @@ impl LayerPlan {
         .to_string();
         let limits = match layer.clip {
             sr2_kernels::NO_CLIP => None,
+            _ if matches!(layer.kind, Kind::HardSigmoid(_)) => None,
             [0.0, f32::INFINITY] => Some("Relu"),
             _ => Some("Clip"),
         };

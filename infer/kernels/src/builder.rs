@@ -5,7 +5,11 @@ use std::ops::Range;
 use sr2_formats::CsrMatrix;
 
 use crate::Isa;
+use crate::activation::{Activate, Activation};
+use crate::border::Border;
+use crate::combine::{Combination, Combine};
 use crate::dense_conv::{BLOCK, Block, DenseConv};
+use crate::dilated_pooling::DilatedPool;
 use crate::linear::{Linear, LinearWeights};
 use crate::plane::{ALIGN, odd_lines};
 use crate::pointwise::Pointwise;
@@ -234,16 +238,52 @@ impl ProgramBuilder {
         }))
     }
 
-    /// Max or average pooling; the window has no dilation.
+    /// `y = activation(x)`.
+    pub fn activate(&mut self, x: BufferId, y: BufferId, activation: Activation) -> Range<usize> {
+        self.distinct(x, y);
+        let (x_start, Buffer { plane, channels }) = self.buffers[x];
+        let y_start = self.like(y, x);
+        self.push(Step::Activate(Activate { x_start, y_start, plane, channels, activation }))
+    }
+
+    /// `y = a combined with b`, where `b` has the layout of `a`, or one position a channel.
+    pub fn combine(&mut self, a: BufferId, b: BufferId, y: BufferId, combination: Combination) -> Range<usize> {
+        self.distinct(a, y);
+        self.distinct(b, y);
+        let ((a_start, Buffer { plane, channels }), (b_start, from)) = (self.buffers[a], self.buffers[b]);
+        let y_start = self.like(y, a);
+        assert_eq!(from.channels, channels, "channels to combine");
+        assert!(from.plane == plane || (from.plane.height(), from.plane.width()) == (1, 1), "{:?}", from.plane);
+        let b = from.plane;
+        self.push(Step::Combine(Combine { plane, a_start, b, b_start, y_start, channels, combination }))
+    }
+
+    /// `x` with a border of `value` around it: as wide as `top` and `left` say, and to the end of `y` behind.
+    pub fn border(&mut self, x: BufferId, y: BufferId, [top, left]: [usize; 2], value: f32) -> Range<usize> {
+        self.distinct(x, y);
+        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        assert_eq!(from.channels, to.channels, "channels of a border");
+        let fits = |from: usize, before: usize, to: usize| from + before <= to;
+        assert!(
+            fits(from.plane.height(), top, to.plane.height()) && fits(from.plane.width(), left, to.plane.width()),
+            "{from:?} does not fit {to:?} at {top}, {left}"
+        );
+        let (x, y, channels) = (from.plane, to.plane, from.channels);
+        self.push(Step::Border(Border { x, x_start, y, y_start, channels, top, left, value }))
+    }
+
+    /// Max or average pooling.
     pub fn pool(&mut self, x: BufferId, y: BufferId, pooling: Pooling, window: Window) -> Range<usize> {
         let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
         self.distinct(x, y);
-        assert_eq!(window.dilation, [1, 1], "pooling has no dilation");
         let positions = window.positions([from.plane.height(), from.plane.width()]);
         assert_eq!(positions, Some([to.plane.height(), to.plane.width()]), "positions of {window:?}");
         assert_eq!(from.channels, to.channels, "channels of a pooling");
         let (x, y, channels) = (from.plane, to.plane, from.channels);
-        self.push(Step::Pool(Pool { x, x_start, y, y_start, channels, pooling, window }))
+        self.push(match window.dilation {
+            [1, 1] => Step::Pool(Pool { x, x_start, y, y_start, channels, pooling, window }),
+            _ => Step::DilatedPool(DilatedPool { x, x_start, y, y_start, channels, pooling, window }),
+        })
     }
 
     /// Mean over each plane; `y` holds one position a channel.
@@ -284,7 +324,7 @@ impl ProgramBuilder {
     /// Start of a buffer that must have the layout of another and be distinct from it.
     fn like(&self, buffer: BufferId, other: BufferId) -> usize {
         let ((start, a), (_, b)) = (self.buffers[buffer], self.buffers[other]);
-        assert_eq!(a, b, "layout of a residual");
+        assert_eq!(a, b, "two layouts that must be one");
         start
     }
 

@@ -3,10 +3,14 @@
 //! A [`ProgramBuilder`] checks each step against the buffers it works on; the [`Program`] it makes runs them many times,
 //! on many threads, without allocating. This is the only crate of the project with `unsafe` code.
 
+mod activation;
 mod arena;
 mod arrange;
+mod border;
 mod builder;
+mod combine;
 mod dense_conv;
+mod dilated_pooling;
 mod isa;
 mod linear;
 mod plane;
@@ -24,7 +28,9 @@ pub mod training;
 mod transfer;
 mod window;
 
+pub use activation::Activation;
 pub use builder::{BufferId, Conv, NO_CLIP, ProgramBuilder};
+pub use combine::Combination;
 pub use isa::{Avx2, Avx512, Isa, IsaError};
 pub use plane::Plane;
 pub use pooling::Pooling;

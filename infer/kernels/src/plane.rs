@@ -67,6 +67,11 @@ impl Plane {
         self.width + self.pad
     }
 
+    /// Values before row `row`.
+    pub(crate) fn row(&self, row: usize) -> usize {
+        self.head + row * self.pitch() * self.lanes
+    }
+
     /// Values before the first row.
     pub(crate) fn head(&self) -> usize {
         self.head

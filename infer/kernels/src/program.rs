@@ -6,10 +6,14 @@ use std::time::{Duration, Instant};
 use sr2_formats::CsrMatrix;
 
 use crate::Isa;
+use crate::activation::Activate;
 use crate::arena::Arena;
 use crate::arrange::Arrange;
+use crate::border::Border;
 use crate::builder::ProgramBuilder;
+use crate::combine::Combine;
 use crate::dense_conv::DenseConv;
+use crate::dilated_pooling::DilatedPool;
 use crate::linear::Linear;
 use crate::plane::Plane;
 use crate::pointwise::Pointwise;
@@ -48,7 +52,11 @@ pub(crate) enum Step {
     DenseConv(DenseConv),
     Linear(Linear),
     Pointwise(Pointwise),
+    Activate(Activate),
+    Combine(Combine),
+    Border(Border),
     Pool(Pool),
+    DilatedPool(DilatedPool),
     GlobalAverage(GlobalAverage),
     Flatten(Flatten),
     Softmax(Softmax),
@@ -67,7 +75,11 @@ impl Step {
             Self::Linear(Linear { weights: LinearWeights::Sparse { .. }, .. }) => "sparse_linear_f32",
             Self::Linear(_) => "dense_linear_f32",
             Self::Pointwise(_) => "pointwise_f32",
+            Self::Activate(_) => "activate_f32",
+            Self::Combine(_) => "combine_f32",
+            Self::Border(_) => "border_f32",
             Self::Pool(_) => "pool_f32",
+            Self::DilatedPool(_) => "dilated_pool_f32",
             Self::GlobalAverage(_) => "global_average_f32",
             Self::Flatten(_) => "flatten_f32",
             Self::Softmax(_) => "softmax_f32",
@@ -103,7 +115,11 @@ impl Step {
                 Self::DenseConv(step) => isa.launch(&Call { step, site }),
                 Self::Linear(step) => isa.launch(&Call { step, site }),
                 Self::Pointwise(step) => isa.launch(&Call { step, site }),
+                Self::Activate(step) => isa.launch(&Call { step, site }),
+                Self::Combine(step) => isa.launch(&Call { step, site }),
+                Self::Border(step) => isa.launch(&Call { step, site }),
                 Self::Pool(step) => isa.launch(&Call { step, site }),
+                Self::DilatedPool(step) => isa.launch(&Call { step, site }),
                 Self::GlobalAverage(step) => isa.launch(&Call { step, site }),
                 Self::Flatten(step) => isa.launch(&Call { step, site }),
                 Self::Softmax(step) => isa.launch(&Call { step, site }),
