@@ -1,0 +1,23 @@
+//! Compares the engine with answers that another runtime gave: `compare_onnx MODEL.onnx ANSWERS.safetensors`, where the
+//! answers hold `input` `[N, C, H, W]` and `output`. `export_torchvision.py` writes both.
+
+use sr2_formats::dense;
+use sr2_infer::{Engine, Options};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [model, answers] = &arguments[..] else {
+        return Err("usage: compare_onnx MODEL.onnx ANSWERS.safetensors".into());
+    };
+    let answers = dense::read(answers)?.tensors;
+    let get = |name: &str| answers.get(name).ok_or(format!("the answers hold no tensor {name:?}"));
+    let (input, expected) = (get("input")?, get("output")?);
+    let count = input.shape().first().copied().unwrap_or_default();
+    let mut engine = Engine::load(model, &Options { batch: count, ..Default::default() })?;
+    let mut found = vec![0.0; expected.len()];
+    engine.run(input.data(), count, &mut found)?;
+    let differences = found.iter().zip(expected.data()).map(|(a, b)| (a - b).abs());
+    let range = expected.data().iter().fold(0f32, |most, v| most.max(v.abs()));
+    println!("{}: {:.1e} of the largest output", engine.name(), differences.fold(0f32, f32::max) / range);
+    Ok(())
+}
