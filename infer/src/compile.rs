@@ -88,6 +88,7 @@ impl<'a> Compiler<'a> {
             policy => policy == WeightPolicy::Sparse,
         };
         let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
+        self.check_arrangement(layer, conv)?;
         let settings = Conv {
             window: Window { kernel: conv.kernel, stride: conv.stride, pads: conv.pads, dilation: conv.dilation },
             groups: conv.groups,
@@ -98,6 +99,21 @@ impl<'a> Compiler<'a> {
         plan.steps = self.builder.conv(of[layer.inputs[0]], of[layer.output], weights, &settings);
         plan.set_weights(weight.shape(), matrix.nnz());
         Ok(plan)
+    }
+
+    /// Refuses a convolution whose input could not be rearranged for its window within the kernels' offsets.
+    fn check_arrangement(&self, layer: &Layer<'_>, conv: &sr2_models::Conv) -> Result<(), Error> {
+        let (x, y) = (self.model.graph().shape(layer.inputs[0]), self.model.graph().shape(layer.output));
+        let panels = conv.kernel[1] * conv.kernel[0].min(conv.stride[0]);
+        let reach = |axis: usize| y[axis + 1] + conv.kernel[axis] * conv.dilation[axis];
+        let values = [x[0], reach(0), reach(1), self.lanes].iter().fold(panels, |n, factor| n.saturating_mul(*factor));
+        match values > memory::MAX_VALUES {
+            true => {
+                let (channels, height, width) = (x[0].saturating_mul(panels), reach(0), reach(1));
+                Err(Error::Size { node: layer.name.into(), channels, height, width })
+            }
+            false => Ok(()),
+        }
     }
 
     fn gemm(&mut self, layer: &Layer<'_>, gemm: &sr2_models::Gemm, mut plan: LayerPlan) -> Result<LayerPlan, Error> {

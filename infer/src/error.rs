@@ -40,6 +40,16 @@ pub enum Error {
         /// Width with padding.
         width: usize,
     },
+    /// Activations that take more memory than the engine plans for.
+    #[error(
+        "the network's activations take {found} bytes for one pass, supported are {limit}; use a smaller batch or image"
+    )]
+    Memory {
+        /// Bytes of all buffers.
+        found: usize,
+        /// The most it may be.
+        limit: usize,
+    },
     /// An option out of range.
     #[error("option {option} is {found}, expected {expected}")]
     Option {

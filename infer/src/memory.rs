@@ -9,7 +9,10 @@ use crate::fuse::{Kind, Layer};
 use crate::{Error, cost};
 
 /// Larger activations do not fit the kernels' 32-bit byte offsets.
-const MAX_VALUES: usize = 1 << 28;
+pub(crate) const MAX_VALUES: usize = 1 << 28;
+
+/// More bytes of activations are taken for an error.
+const MAX_BYTES: usize = 4 << 30;
 
 /// The buffers of a network, and the one that holds each value.
 #[derive(Debug)]
@@ -51,6 +54,11 @@ pub(crate) fn plan(
             buffers.len() - 1
         });
         free_from[of[value]] = until;
+    }
+    let bytes = buffers.iter().map(|buffer| buffer.channels.saturating_mul(buffer.plane.bytes()));
+    let found = bytes.fold(0, usize::saturating_add);
+    if found > MAX_BYTES {
+        return Err(Error::Memory { found, limit: MAX_BYTES });
     }
     Ok(Memory { buffers, of })
 }

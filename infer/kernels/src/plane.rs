@@ -67,6 +67,11 @@ impl Plane {
         self.width + self.pad
     }
 
+    /// Bytes from one channel to the next.
+    pub fn bytes(&self) -> usize {
+        self.stride * size_of::<f32>()
+    }
+
     /// Values before row `row`.
     pub(crate) fn row(&self, row: usize) -> usize {
         self.head + row * self.pitch() * self.lanes

@@ -12,16 +12,21 @@ use crate::{Error, Result, Tensor, write_atomic};
 
 #[allow(missing_docs, reason = "generated; onnx.proto documents each message")]
 pub mod proto;
+mod weigh;
 
 use proto::tensor_proto::{DataLocation, DataType};
 use proto::{ModelProto, SparseTensorProto, TensorProto};
 
 /// Largest ONNX file read or written: protobuf's own limit.
 const MAX_FILE: u64 = 2 << 30;
+/// Memory that the messages of any file may take, and how many times its size beyond that: indices as varints of one
+/// byte take eight.
+const SPARE_MEMORY: usize = 64 << 20;
+const MEMORY_OVER_SIZE: usize = 16;
 /// More values than this in one sparse tensor are taken for an error, since a file can ask for them in a few bytes.
 const MAX_SPARSE_VALUES: usize = 1 << 28;
 
-/// Reads an ONNX file. The graph in it is not checked.
+/// Reads an ONNX file. The graph in it is not checked, but its memory is bounded by the file's size.
 pub fn read(path: impl AsRef<Path>) -> Result<ModelProto> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
@@ -34,6 +39,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<ModelProto> {
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+    let limit = SPARE_MEMORY + MEMORY_OVER_SIZE * bytes.len();
+    if let Some(memory) = weigh::weigh(&bytes).filter(|memory| *memory > limit) {
+        let problem = format!("its {} bytes ask for {memory} bytes of memory, expected at most {limit}", bytes.len());
+        return Err(Error::unsupported(path, problem));
+    }
     let model = ModelProto::decode(bytes.as_slice());
     let model = model.map_err(|e| Error::malformed(path, format!("is not an ONNX file, or is truncated: {e}")))?;
     if model.graph.is_none() {

@@ -80,6 +80,9 @@ impl<'a> Importer<'a> {
         node.only(&["axis"])?;
         let first = self.value(node, 0)?;
         self.axis_is_1(node, first, 0)?;
+        if node.proto.input.len() == 1 {
+            return Ok(first);
+        }
         let others = (1..node.proto.input.len()).map(|position| self.value(node, position));
         let inputs = std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?;
         self.push(node, Op::Concat, inputs)

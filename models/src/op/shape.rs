@@ -59,12 +59,9 @@ impl Op {
                 let [channels, height, width] = image(input)?;
                 finite(&[p.value])?;
                 let [top, left, bottom, right] = p.pads;
-                let sides = [[height, top, bottom], [width, left, right]];
-                let sides = sides.map(|side| side.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)));
-                match sides {
-                    [Some(height), Some(width)] => Ok(vec![channels, height, width]),
-                    _ => Err(format!("padding {:?} overflows", p.pads)),
-                }
+                let add = |a: usize, b: usize, c: usize| a.saturating_add(b).saturating_add(c);
+                let [height, width] = sides([add(height, top, bottom), add(width, left, right)])?;
+                Ok(vec![channels, height, width])
             }
             Self::Concat => {
                 let mut output = input.to_vec();
@@ -108,6 +105,17 @@ fn finite(values: &[f32]) -> Result<(), String> {
     if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(format!("attributes {values:?} must be finite")) }
 }
 
+/// Larger images, windows and borders are taken for an error.
+pub(crate) const MAX_SIDE: usize = 1 << 16;
+
+/// Height and width, if they are within bounds.
+fn sides(sides: [usize; 2]) -> Result<[usize; 2], String> {
+    match sides.iter().all(|side| *side <= MAX_SIDE) {
+        true => Ok(sides),
+        false => Err(format!("makes an image of {} x {}, at most {MAX_SIDE} a side", sides[0], sides[1])),
+    }
+}
+
 /// Number of window positions down and right (floor mode).
 fn windows(
     size: [usize; 2],
@@ -119,7 +127,7 @@ fn windows(
     let mut out = [0; 2];
     for axis in 0..2 {
         let (k, s, d) = (kernel[axis], stride[axis], dilation[axis]);
-        let limit = 1 << 16;
+        let limit = MAX_SIDE;
         if [k, s, d].contains(&0) || [k, s, d, pads[axis], pads[axis + 2]].iter().any(|v| *v > limit) {
             return Err(format!(
                 "kernel {kernel:?}, stride {stride:?}, pads {pads:?}, dilation {dilation:?}: \
@@ -133,5 +141,5 @@ fn windows(
         }
         out[axis] = (padded - extent) / s + 1;
     }
-    Ok(out)
+    sides(out)
 }
