@@ -253,31 +253,31 @@ fn places(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
 
 /// How the gradient of the input comes from that of the output along one axis.
 #[derive(Debug)]
-struct GradientAxis {
+pub(super) struct GradientAxis {
     /// Zeros needed around the output gradient.
-    before: usize,
-    after: usize,
-    phases: Vec<AxisPhase>,
+    pub before: usize,
+    pub after: usize,
+    pub phases: Vec<AxisPhase>,
 }
 
 #[derive(Debug)]
-struct AxisPhase {
-    axis: Axis,
-    taps: Vec<AxisTap>,
+pub(super) struct AxisPhase {
+    pub axis: Axis,
+    pub taps: Vec<AxisTap>,
 }
 
 #[derive(Debug)]
-struct AxisTap {
+pub(super) struct AxisTap {
     /// Place in the kernel.
-    place: usize,
+    pub place: usize,
     /// Offset in the padded output gradient.
-    offset: usize,
+    pub offset: usize,
 }
 
 impl GradientAxis {
     /// Input position `i = s a + r` meets output position `o = (i + pad - d k) / s` where that is whole: for each
     /// residue `r` these are the `k` with `(r + pad - d k) mod s = 0`, at `o = a + (r + pad - d k) / s`.
-    fn new(shape: &ConvShape, axis: usize) -> Self {
+    pub fn new(shape: &ConvShape, axis: usize) -> Self {
         let (stride, pad, dilation) = (shape.stride[axis], shape.pads[axis], shape.dilation[axis]);
         let (input, output) = (shape.input[axis], shape.output[axis] as isize);
         let offsets = |residue: usize| {

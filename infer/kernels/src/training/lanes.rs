@@ -6,7 +6,7 @@ use crate::Isa;
 ///
 /// # Safety
 /// The methods may be called only where the CPU has the implementing tier's instructions; pointers must be valid for
-/// sixteen values (one value for [`Lanes::add_scaled`]).
+/// sixteen values (the scale of [`Lanes::add_scaled`] for one).
 pub(super) trait Lanes: Copy {
     unsafe fn zero() -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -15,6 +15,10 @@ pub(super) trait Lanes: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// `self + *scale vector`.
     unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self;
+    /// Sum of the lanes.
+    unsafe fn sum(self) -> f32;
+    /// Writes lane `i` of vector `j` to lane `j` of vector `i`.
+    unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]);
 }
 
 /// A computation that can run on any tier. `TILE` is the number of accumulators that suits the tier's registers.
@@ -86,6 +90,21 @@ impl Lanes for Scalar {
         let scale = unsafe { *scale };
         Self(std::array::from_fn(|i| self.0[i] + scale * vector.0[i]))
     }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        self.0.iter().sum()
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+        for (i, to) in to.iter().enumerate() {
+            for (j, from) in from.iter().enumerate() {
+                // SAFETY: the caller vouches for sixteen values behind each pointer.
+                unsafe { *to.add(j) = *from.add(i) };
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -131,6 +150,18 @@ mod x86 {
             // SAFETY: the caller vouches for FMA and one value.
             unsafe { self.add_product(Self([_mm256_broadcast_ss(&*scale); 2]), vector) }
         }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: the caller vouches for AVX2.
+            unsafe { sum(_mm256_add_ps(self.0[0], self.0[1])) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+            // SAFETY: the caller's contract.
+            unsafe { transpose(from, to) }
+        }
     }
 
     /// One 512-bit register.
@@ -166,6 +197,64 @@ mod x86 {
         unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self {
             // SAFETY: the caller vouches for AVX-512F and one value.
             unsafe { Self(_mm512_fmadd_ps(_mm512_set1_ps(*scale), vector.0, self.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: the caller vouches for AVX-512F.
+            unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+            // SAFETY: the caller's contract; the tier has AVX2.
+            unsafe { transpose(from, to) }
+        }
+    }
+
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn sum(v: __m256) -> f32 {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    /// Transposes four squares of eight by eight values.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, and each pointer be valid for sixteen values.
+    #[inline(always)]
+    unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+        for row in [0, 8] {
+            for column in [0, 8] {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let v: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from[row + i].add(column)));
+                    let pair = |i: usize| [_mm256_unpacklo_ps(v[i], v[i + 1]), _mm256_unpackhi_ps(v[i], v[i + 1])];
+                    let [a, b, c, d] = [pair(0), pair(2), pair(4), pair(6)];
+                    // Column `k` of four rows in each half of `first` (rows 0 to 3) and `second` (4 to 7).
+                    let quads = |a: [__m256; 2], b: [__m256; 2]| {
+                        [
+                            _mm256_shuffle_ps::<0x44>(a[0], b[0]),
+                            _mm256_shuffle_ps::<0xee>(a[0], b[0]),
+                            _mm256_shuffle_ps::<0x44>(a[1], b[1]),
+                            _mm256_shuffle_ps::<0xee>(a[1], b[1]),
+                        ]
+                    };
+                    let (first, second) = (quads(a, b), quads(c, d));
+                    for k in 0..4 {
+                        let low = _mm256_permute2f128_ps::<0x20>(first[k], second[k]);
+                        let high = _mm256_permute2f128_ps::<0x31>(first[k], second[k]);
+                        _mm256_storeu_ps(to[column + k].add(row), low);
+                        _mm256_storeu_ps(to[column + k + 4].add(row), high);
+                    }
+                }
+            }
         }
     }
 }

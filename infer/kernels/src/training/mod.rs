@@ -1,4 +1,4 @@
-//! Kernels for training dense networks: single-threaded, safe to call, each with a scalar tier.
+//! Kernels for training: single-threaded, safe to call, each with a scalar tier.
 //!
 //! Activations are *blocked*: `[image][ceil(channels / 16)][height][width][16]` ([`BLOCK`] channels innermost), the
 //! lanes past the last channel zero. Flat features are images of height and width 1. A caller spreads work over
@@ -15,7 +15,12 @@ mod pack;
 mod peak;
 mod pointwise;
 mod pool;
+mod sparse_conv;
+mod sparse_sweep;
+mod sparse_tile;
+mod sparse_weights;
 mod tiered;
+mod transposed;
 mod weight_gradient;
 
 #[cfg(test)]
@@ -29,6 +34,8 @@ pub use norm::{
 pub use peak::peak_flops;
 pub use pointwise::{Activation, activate, activation_gradient, add, add_assign, add_channel_sums};
 pub use pool::{PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient};
+pub use sparse_conv::{SparseConvolution, SparseInputGradient, SparseWeightGradient};
+pub use sparse_weights::{SparseWeights, count_nonzeros};
 
 /// Channels in a block: the innermost dimension of every activation.
 pub const BLOCK: usize = 16;

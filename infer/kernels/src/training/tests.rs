@@ -3,6 +3,7 @@
 mod convolution;
 mod norm;
 mod pool;
+mod sparse;
 
 use super::{BLOCK, block_images, blocked_channels};
 

@@ -6,7 +6,7 @@ use crate::training::{ConvShape, Convolution};
 
 /// A shape with its output inferred.
 #[allow(clippy::too_many_arguments, reason = "one row of the table of shapes")]
-fn shape(
+pub(super) fn shape(
     channels: [usize; 2],
     groups: usize,
     input: [usize; 2],
@@ -21,7 +21,7 @@ fn shape(
     ConvShape { in_channels, out_channels, groups, input, output, kernel, stride, pads, dilation }
 }
 
-fn shapes() -> Vec<ConvShape> {
+pub(super) fn shapes() -> Vec<ConvShape> {
     let square = |channels, groups, size, k: usize, stride, pad| {
         shape(channels, groups, [size; 2], [k; 2], [stride; 2], [pad; 4], [1; 2])
     };
@@ -53,7 +53,7 @@ fn shapes() -> Vec<ConvShape> {
 }
 
 /// The naive twin: calls `f(output index, input index, weight index)` for every product.
-fn for_each_product(s: &ConvShape, images: usize, mut f: impl FnMut(usize, usize, usize)) {
+pub(super) fn for_each_product(s: &ConvShape, images: usize, mut f: impl FnMut(usize, usize, usize)) {
     let per_group = [s.in_channels / s.groups, s.out_channels / s.groups];
     for n in 0..images {
         for o in 0..s.out_channels {
