@@ -17,8 +17,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self;
     /// Sum of the lanes.
     unsafe fn sum(self) -> f32;
-    /// Writes lane `i` of vector `j` to lane `j` of vector `i`.
-    unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]);
+    /// Writes lane `i` of vector `j` to lane `j` of vector `i`; vectors are `from_step` and `to_step` apart.
+    unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize);
 }
 
 /// A computation that can run on any tier. `TILE` is the number of accumulators that suits the tier's registers.
@@ -97,11 +97,11 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
-        for (i, to) in to.iter().enumerate() {
-            for (j, from) in from.iter().enumerate() {
-                // SAFETY: the caller vouches for sixteen values behind each pointer.
-                unsafe { *to.add(j) = *from.add(i) };
+    unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+        for i in 0..16 {
+            for j in 0..16 {
+                // SAFETY: the caller vouches for sixteen vectors of sixteen values.
+                unsafe { *to.add(i * to_step + j) = *from.add(j * from_step + i) };
             }
         }
     }
@@ -158,9 +158,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+        unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
             // SAFETY: the caller's contract.
-            unsafe { transpose(from, to) }
+            unsafe { transpose(from, from_step, to, to_step) }
         }
     }
 
@@ -206,9 +206,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+        unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
             // SAFETY: the caller's contract; the tier has AVX2.
-            unsafe { transpose(from, to) }
+            unsafe { transpose(from, from_step, to, to_step) }
         }
     }
 
@@ -227,34 +227,45 @@ mod x86 {
     /// Transposes four squares of eight by eight values.
     ///
     /// # Safety
-    /// The CPU must have AVX2, and each pointer be valid for sixteen values.
+    /// The CPU must have AVX2, and both pointers be valid for sixteen vectors of sixteen values.
     #[inline(always)]
-    unsafe fn transpose(from: &[*const f32; 16], to: &[*mut f32; 16]) {
+    unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
         for row in [0, 8] {
             for column in [0, 8] {
                 // SAFETY: the caller's contract.
                 unsafe {
-                    let v: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from[row + i].add(column)));
-                    let pair = |i: usize| [_mm256_unpacklo_ps(v[i], v[i + 1]), _mm256_unpackhi_ps(v[i], v[i + 1])];
-                    let [a, b, c, d] = [pair(0), pair(2), pair(4), pair(6)];
-                    // Column `k` of four rows in each half of `first` (rows 0 to 3) and `second` (4 to 7).
-                    let quads = |a: [__m256; 2], b: [__m256; 2]| {
-                        [
-                            _mm256_shuffle_ps::<0x44>(a[0], b[0]),
-                            _mm256_shuffle_ps::<0xee>(a[0], b[0]),
-                            _mm256_shuffle_ps::<0x44>(a[1], b[1]),
-                            _mm256_shuffle_ps::<0xee>(a[1], b[1]),
-                        ]
-                    };
-                    let (first, second) = (quads(a, b), quads(c, d));
+                    let from = from.add(row * from_step + column);
+                    let load = |i: usize| _mm256_loadu_ps(from.add(i * from_step));
+                    let low = quads([load(0), load(1), load(2), load(3)]);
+                    let high = quads([load(4), load(5), load(6), load(7)]);
+                    let to = to.add(column * to_step + row);
                     for k in 0..4 {
-                        let low = _mm256_permute2f128_ps::<0x20>(first[k], second[k]);
-                        let high = _mm256_permute2f128_ps::<0x31>(first[k], second[k]);
-                        _mm256_storeu_ps(to[column + k].add(row), low);
-                        _mm256_storeu_ps(to[column + k + 4].add(row), high);
+                        let first = _mm256_permute2f128_ps::<0x20>(low[k], high[k]);
+                        let second = _mm256_permute2f128_ps::<0x31>(low[k], high[k]);
+                        _mm256_storeu_ps(to.add(k * to_step), first);
+                        _mm256_storeu_ps(to.add((k + 4) * to_step), second);
                     }
                 }
             }
+        }
+    }
+
+    /// Columns `k` and `k + 4` of four rows, in the halves of vector `k`.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn quads([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe {
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0xee>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+            ]
         }
     }
 }

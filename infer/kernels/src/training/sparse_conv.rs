@@ -10,7 +10,7 @@ use super::lanes::{Kernel, Lanes, dispatch};
 use super::sparse_sweep::Sweep;
 use super::sparse_tile::{Destination, Start, Tile};
 use super::sparse_weights::SparseWeights;
-use super::transposed::{IMAGES, gather_rectangle};
+use super::transposed::{IMAGES, Staging, gather_rectangle};
 use crate::Isa;
 
 /// A sparse convolution planned for its shape; activations as for [`super::Convolution`].
@@ -133,17 +133,20 @@ impl Kernel for Run<'_> {
         let len = images * sweep.destination.image();
         assert!(destination.as_ref().is_none_or(|d| d.values.len() == len));
         assert!(products.as_ref().is_none_or(|p| p.values.len() == len && p.sums.len() == weights.nnz()));
-        let band_len = sweep.source.channels * sweep.plane();
+        let band_len = sweep.source.blocks() * BLOCK * sweep.plane();
         let tile_len = sweep.destination.blocks() * BLOCK * TILE * IMAGES;
         if scratch.len() < band_len + tile_len {
             scratch.resize(band_len + tile_len, 0.0);
         }
         let (planes, rest) = scratch.split_at_mut(band_len);
         let buffer = &mut rest[..tile_len];
+        let mut staging = Staging::new();
         for band in 0..sweep.bands {
             let rectangle = sweep.rectangle(band);
             // SAFETY: the CPU has `L` (caller).
-            unsafe { gather_rectangle::<L>(sweep.source, images, source, rectangle, sweep.plane(), planes) };
+            unsafe {
+                gather_rectangle::<L>(sweep.source, images, source, rectangle, sweep.plane(), &mut staging, planes)
+            };
             let mut first = 0;
             for (phase, list) in sweep.phases.iter().zip(&weights.phases) {
                 let sums = first..first + list.taps.len();
@@ -153,10 +156,15 @@ impl Kernel for Run<'_> {
                     // SAFETY: the CPU has `L` (caller), and the list was made for this sweep.
                     unsafe {
                         if let Some(destination) = &mut destination {
-                            tile.correlate::<L>(destination, buffer);
+                            tile.correlate::<L>(destination, buffer, &mut staging);
                         }
                         if let Some(products) = &mut products {
-                            tile.add_products::<L>(products.values, &mut products.sums[sums.clone()], buffer);
+                            tile.add_products::<L>(
+                                products.values,
+                                &mut products.sums[sums.clone()],
+                                buffer,
+                                &mut staging,
+                            );
                         }
                     }
                 }

@@ -5,7 +5,7 @@ use super::correlation::Position;
 use super::lanes::Lanes;
 use super::sparse_sweep::Sweep;
 use super::sparse_weights::{Tap, TapList};
-use super::transposed::{IMAGES, transpose_in, transpose_out};
+use super::transposed::{IMAGES, Staging};
 
 /// What a destination value starts from.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
     /// # Safety
     /// The CPU must have `L`; the list must be the sweep's, and the positions those of the phase in a band.
     #[inline(always)]
-    pub unsafe fn correlate<L: Lanes>(&self, destination: &mut Destination, buffer: &mut [f32]) {
+    pub unsafe fn correlate<L: Lanes>(&self, destination: &mut Destination, buffer: &mut [f32], staging: &mut Staging) {
         match destination.start {
             Start::Zero => buffer.fill(0.0),
             Start::Bias(bias) => {
@@ -53,7 +53,7 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
                 }
             }
             // SAFETY: the caller's contract.
-            Start::Present => unsafe { self.gather::<L>(destination.values, buffer) },
+            Start::Present => unsafe { self.gather::<L>(destination.values, buffer, staging) },
         }
         let from = self.sources();
         self.for_each_row(|row, taps, _| {
@@ -61,7 +61,7 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
             // SAFETY: windows of a band's positions and the offsets of the taps in its planes were planned to lie in
             // the band; the slice holds a vector for each position.
             unsafe {
-                let mut sums: [L; SIZE] = std::array::from_fn(|p| L::load(values.as_ptr().add(p * IMAGES)));
+                let mut sums = load::<L, SIZE>(values);
                 for tap in taps {
                     for p in 0..SIZE {
                         sums[p] = sums[p].add_scaled(&tap.value, L::load(from[p].add(tap.offset as usize)));
@@ -73,7 +73,7 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
             }
         });
         // SAFETY: the caller's contract.
-        unsafe { self.scatter::<L>(buffer, destination.values) };
+        unsafe { self.scatter::<L>(buffer, destination.values, staging) };
     }
 
     /// For each non-zero, adds the products of the `values` at the destination's places with the source to its sum.
@@ -81,18 +81,24 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
     /// # Safety
     /// As [`Tile::correlate`].
     #[inline(always)]
-    pub unsafe fn add_products<L: Lanes>(&self, values: &[f32], sums: &mut [f32], buffer: &mut [f32]) {
+    pub unsafe fn add_products<L: Lanes>(
+        &self,
+        values: &[f32],
+        sums: &mut [f32],
+        buffer: &mut [f32],
+        staging: &mut Staging,
+    ) {
         assert_eq!(sums.len(), self.list.taps.len());
         // Places past the last position stay zero, and so do their products.
         buffer.fill(0.0);
         // SAFETY: the caller's contract.
-        unsafe { self.gather::<L>(values, buffer) };
+        unsafe { self.gather::<L>(values, buffer, staging) };
         let from = self.sources();
         self.for_each_row(|row, taps, first| {
             let values = &buffer[row * SIZE * IMAGES..][..SIZE * IMAGES];
             // SAFETY: as in `correlate`.
             unsafe {
-                let values: [L; SIZE] = std::array::from_fn(|p| L::load(values.as_ptr().add(p * IMAGES)));
+                let values = load::<L, SIZE>(values);
                 for (tap, sum) in taps.iter().zip(&mut sums[first..]) {
                     let mut products = L::zero();
                     for p in 0..SIZE {
@@ -107,10 +113,12 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
     /// First source value of each position; places past the last repeat it.
     #[inline(always)]
     fn sources(&self) -> [*const f32; SIZE] {
-        std::array::from_fn(|p| {
+        let mut sources = [self.planes.as_ptr(); SIZE];
+        for (p, source) in sources.iter_mut().enumerate() {
             let position = self.positions[p.min(self.positions.len() - 1)];
-            self.planes[position.source as usize..].as_ptr()
-        })
+            *source = self.planes[position.source as usize..].as_ptr();
+        }
+        sources
     }
 
     /// Calls `f(row, taps, index of the first)` for every row of every chunk that has any.
@@ -132,29 +140,49 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
     /// # Safety
     /// The CPU must have `L`.
     #[inline(always)]
-    unsafe fn gather<L: Lanes>(&self, values: &[f32], buffer: &mut [f32]) {
+    unsafe fn gather<L: Lanes>(&self, values: &[f32], buffer: &mut [f32], staging: &mut Staging) {
         let planes = self.sweep.destination;
         for (block, buffer) in buffer.chunks_exact_mut(BLOCK * SIZE * IMAGES).enumerate() {
-            for (p, position) in self.positions.iter().enumerate() {
-                let from = &values[block * planes.plane() + position.destination as usize + self.offset..];
-                let to = &mut buffer[p * IMAGES..];
-                // SAFETY: the caller's contract.
-                unsafe { transpose_in::<L>(planes.image(), self.images, from, BLOCK, SIZE * IMAGES, to) };
-            }
+            let pixels = self.positions.len();
+            staging.read(values, planes.image(), self.images, pixels, |p| self.place(block, p));
+            // SAFETY: the caller's contract.
+            unsafe { staging.transpose_to::<L>(self.images, pixels, SIZE * IMAGES, buffer) };
         }
     }
 
     /// # Safety
     /// The CPU must have `L`.
     #[inline(always)]
-    unsafe fn scatter<L: Lanes>(&self, buffer: &[f32], values: &mut [f32]) {
+    unsafe fn scatter<L: Lanes>(&self, buffer: &[f32], values: &mut [f32], staging: &mut Staging) {
         let planes = self.sweep.destination;
         for (block, buffer) in buffer.chunks_exact(BLOCK * SIZE * IMAGES).enumerate() {
-            for (p, position) in self.positions.iter().enumerate() {
-                let to = &mut values[block * planes.plane() + position.destination as usize + self.offset..];
-                // SAFETY: the caller's contract.
-                unsafe { transpose_out::<L>(&buffer[p * IMAGES..], SIZE * IMAGES, planes.image(), self.images, to) };
-            }
+            let pixels = self.positions.len();
+            // SAFETY: the caller's contract.
+            unsafe { staging.transpose_from::<L>(buffer, SIZE * IMAGES, pixels) };
+            staging.write(values, planes.image(), self.images, pixels, |p| self.place(block, p));
         }
+    }
+
+    /// Destination of a position in a block of the first image.
+    #[inline(always)]
+    fn place(&self, block: usize, position: usize) -> usize {
+        block * self.sweep.destination.plane() + self.positions[position].destination as usize + self.offset
+    }
+}
+
+/// A vector for each position.
+///
+/// # Safety
+/// The CPU must have `L`, `values` hold as many vectors.
+#[inline(always)]
+unsafe fn load<L: Lanes, const SIZE: usize>(values: &[f32]) -> [L; SIZE] {
+    // Not `std::array::from_fn`: a closure is compiled without the tier's instructions unless it is inlined.
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut vectors = [L::zero(); SIZE];
+        for (p, vector) in vectors.iter_mut().enumerate() {
+            *vector = L::load(values.as_ptr().add(p * IMAGES));
+        }
+        vectors
     }
 }

@@ -18,11 +18,11 @@ pub(super) struct Rectangle {
     pub size: [usize; 2],
 }
 
-/// Writes a rectangle of every channel, zeros outside the image, into planes `plane` values apart. Vectors of fewer than
-/// sixteen images are filled with zeros.
+/// Writes a rectangle of every channel of whole blocks, zeros outside the image, into planes `plane` values apart. Vectors
+/// of fewer than sixteen images are filled with zeros.
 ///
 /// # Safety
-/// The CPU must have `L`; `source` holds `images` of `planes`, `to` a plane of the rectangle for each channel.
+/// The CPU must have `L`.
 #[inline(always)]
 pub(super) unsafe fn gather_rectangle<L: Lanes>(
     planes: Planes,
@@ -30,6 +30,7 @@ pub(super) unsafe fn gather_rectangle<L: Lanes>(
     source: &[f32],
     rectangle: Rectangle,
     plane: usize,
+    staging: &mut Staging,
     to: &mut [f32],
 ) {
     let Rectangle { top, left, size: [rows, columns] } = rectangle;
@@ -39,7 +40,7 @@ pub(super) unsafe fn gather_rectangle<L: Lanes>(
         first..(limit as isize - start).clamp(first as isize, len as isize) as usize
     };
     let (inner_rows, inner_columns) = (inside(top, rows, height), inside(left, columns, width));
-    for plane in to.chunks_exact_mut(plane).take(planes.channels) {
+    for plane in to.chunks_exact_mut(plane) {
         for (row, values) in plane.chunks_exact_mut(columns * IMAGES).take(rows).enumerate() {
             if inner_rows.contains(&row) {
                 values[..inner_columns.start * IMAGES].fill(0.0);
@@ -52,66 +53,103 @@ pub(super) unsafe fn gather_rectangle<L: Lanes>(
     for block in 0..planes.blocks() {
         for row in inner_rows.clone() {
             let y = (top + row as isize) as usize;
-            let mut from =
-                block * planes.plane() + (y * width + (left + inner_columns.start as isize) as usize) * BLOCK;
-            let mut place = block * BLOCK * plane + (row * columns + inner_columns.start) * IMAGES;
-            for _ in inner_columns.clone() {
-                // SAFETY: the pixel lies in the image, the place in the plane of each channel of the block.
+            let pixel = block * planes.plane() + (y * width + (left + inner_columns.start as isize) as usize) * BLOCK;
+            let place = block * BLOCK * plane + (row * columns + inner_columns.start) * IMAGES;
+            for start in (0..inner_columns.len()).step_by(RUN) {
+                let pixels = (inner_columns.len() - start).min(RUN);
+                let places = |p: usize| pixel + (start + p) * BLOCK;
+                let to = &mut to[place + start * IMAGES..];
+                // SAFETY: the CPU has `L` (caller).
                 unsafe {
-                    let channels = planes.channels_of(block);
-                    transpose_in::<L>(planes.image(), images, &source[from..], channels, plane, &mut to[place..]);
+                    staging.read(source, planes.image(), images, pixels, places);
+                    staging.transpose_to::<L>(images, pixels, plane, to);
                 }
-                from += BLOCK;
-                place += IMAGES;
             }
         }
     }
 }
 
-/// One pixel of one block, `from` on in the first image: to `channels` vectors of images, `step` apart.
-///
-/// # Safety
-/// The CPU must have `L`.
-#[inline(always)]
-pub(super) unsafe fn transpose_in<L: Lanes>(
-    image_len: usize,
-    images: usize,
-    from: &[f32],
-    channels: usize,
-    step: usize,
-    to: &mut [f32],
-) {
-    assert!(from.len() >= (images - 1) * image_len + BLOCK && to.len() >= (channels - 1) * step + IMAGES);
-    let zeros = [0.0f32; BLOCK];
-    let mut nowhere = [0.0f32; IMAGES];
-    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-    // SAFETY: within the slices, as asserted.
-    unsafe {
-        let from = std::array::from_fn(|i| if i < images { from.add(i * image_len) } else { zeros.as_ptr() });
-        let to = std::array::from_fn(|c| if c < channels { to.add(c * step) } else { nowhere.as_mut_ptr() });
-        L::transpose(&from, &to);
-    }
-}
+/// Most pixels that [`Staging`] holds.
+const RUN: usize = 16;
 
-/// Sixteen vectors of images, `step` apart, to one pixel of one block, `to` on in the first image.
+/// Values from one image's pixels to the next's: no power of two.
+const STAGED: usize = (RUN + 1) * BLOCK;
+
+/// Blocks of a few pixels of sixteen images, image by image.
 ///
-/// # Safety
-/// The CPU must have `L`.
-#[inline(always)]
-pub(super) unsafe fn transpose_out<L: Lanes>(
-    from: &[f32],
-    step: usize,
-    image_len: usize,
-    images: usize,
-    to: &mut [f32],
-) {
-    assert!(to.len() >= (images - 1) * image_len + BLOCK && from.len() >= (BLOCK - 1) * step + IMAGES);
-    let mut nowhere = [0.0f32; BLOCK];
-    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-    // SAFETY: within the slices, as asserted.
-    unsafe {
-        let from = std::array::from_fn(|c| from.add(c * step));
-        let to = std::array::from_fn(|i| if i < images { to.add(i * image_len) } else { nowhere.as_mut_ptr() });
-        L::transpose(&from, &to);
+/// Images often lie a power of two apart, where as many lines of the cache as images would compete for one place:
+/// reading (and writing) runs of pixels image by image keeps one image's at a time.
+#[derive(Debug)]
+pub(super) struct Staging(Box<[[f32; STAGED]; IMAGES]>);
+
+impl Staging {
+    pub fn new() -> Self {
+        Self(Box::new([[0.0; STAGED]; IMAGES]))
+    }
+
+    /// Reads one block of pixels, the first image's at `places`.
+    #[inline(always)]
+    pub fn read(
+        &mut self,
+        from: &[f32],
+        image_len: usize,
+        images: usize,
+        pixels: usize,
+        places: impl Fn(usize) -> usize,
+    ) {
+        for (image, staged) in self.0[..images].iter_mut().enumerate() {
+            let from = &from[image * image_len..];
+            for (p, staged) in staged.as_chunks_mut::<BLOCK>().0[..pixels].iter_mut().enumerate() {
+                *staged = *from[places(p)..].first_chunk().expect("a whole block");
+            }
+        }
+    }
+
+    /// Writes what [`Staging::read`] reads.
+    #[inline(always)]
+    pub fn write(
+        &self,
+        to: &mut [f32],
+        image_len: usize,
+        images: usize,
+        pixels: usize,
+        places: impl Fn(usize) -> usize,
+    ) {
+        for (image, staged) in self.0[..images].iter().enumerate() {
+            let to = &mut to[image * image_len..];
+            for (p, staged) in staged.as_chunks::<BLOCK>().0[..pixels].iter().enumerate() {
+                *to[places(p)..].first_chunk_mut().expect("a whole block") = *staged;
+            }
+        }
+    }
+
+    /// Writes vectors of images, pixel by pixel for each of the block's channels, which are `step` apart; zeros for the
+    /// images past the last.
+    ///
+    /// # Safety
+    /// The CPU must have `L`.
+    #[inline(always)]
+    pub unsafe fn transpose_to<L: Lanes>(&mut self, images: usize, pixels: usize, step: usize, to: &mut [f32]) {
+        assert!(pixels <= RUN && to.len() >= (BLOCK - 1) * step + pixels * IMAGES);
+        self.0[images..].iter_mut().for_each(|staged| staged[..pixels * BLOCK].fill(0.0));
+        let (from, to) = (self.0.as_ptr().cast::<f32>(), to.as_mut_ptr());
+        for p in 0..pixels {
+            // SAFETY: within the slice and the staged pixels, as asserted.
+            unsafe { L::transpose(from.add(p * BLOCK), STAGED, to.add(p * IMAGES), step) };
+        }
+    }
+
+    /// Takes vectors of images as [`Staging::transpose_to`] writes them.
+    ///
+    /// # Safety
+    /// The CPU must have `L`.
+    #[inline(always)]
+    pub unsafe fn transpose_from<L: Lanes>(&mut self, from: &[f32], step: usize, pixels: usize) {
+        assert!(pixels <= RUN && from.len() >= (BLOCK - 1) * step + pixels * IMAGES);
+        let (from, to) = (from.as_ptr(), self.0.as_mut_ptr().cast::<f32>());
+        for p in 0..pixels {
+            // SAFETY: within the slice and the staged pixels, as asserted.
+            unsafe { L::transpose(from.add(p * IMAGES), step, to.add(p * BLOCK), STAGED) };
+        }
     }
 }

@@ -1,0 +1,94 @@
+//! Times a convolution's forward pass and gradients, dense against sparse, on one thread: `training_conv [IMAGES]`.
+//!
+//! One line a layer shape and sparsity: milliseconds of the dense kernel over those of the sparse one, and GFLOP/s of the
+//! sparse one on its non-zeros.
+
+use std::time::Instant;
+
+use sr2_kernels::Isa;
+use sr2_kernels::training::{
+    ConvShape, Convolution, SparseConvolution, SparseInputGradient, SparseWeightGradient, SparseWeights,
+};
+
+/// Channels in and out, size, kernel, stride.
+const LAYERS: [[usize; 5]; 7] = [
+    [16, 16, 32, 3, 1],
+    [32, 32, 16, 3, 1],
+    [64, 64, 8, 3, 1],
+    [64, 64, 32, 3, 1],
+    [128, 256, 16, 3, 2],
+    [256, 512, 8, 1, 2],
+    [512, 512, 4, 3, 1],
+];
+
+fn main() {
+    let images = std::env::args().nth(1).map_or(32, |a| a.parse().expect("a number of images"));
+    println!("{:<24} {:>5}   forward          input gradient   weight gradient", "layer", "zeros");
+    for layer in LAYERS {
+        let [in_channels, out_channels, size, kernel, stride] = layer;
+        let pad = kernel / 2;
+        let shape = ConvShape {
+            in_channels,
+            out_channels,
+            groups: 1,
+            input: [size; 2],
+            output: [size / stride; 2],
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            pads: [pad; 4],
+            dilation: [1; 2],
+        };
+        measure(shape, images);
+    }
+}
+
+fn measure(shape: ConvShape, images: usize) {
+    let dense = Convolution::new(shape).expect("the image fits");
+    let sparse = SparseConvolution::new(shape).expect("the image fits");
+    let (isa, mut scratch) = (Isa::best(), Vec::new());
+    let (x, dy) = (vec![0.5; images * dense.input_len()], vec![0.5; images * dense.output_len()]);
+    let (mut y, mut dx) = (dy.clone(), x.clone());
+    let packed = vec![0.5; dense.output_blocks() * dense.forward_block_len()];
+    let packed_backward = vec![0.5; dense.input_blocks() * dense.backward_block_len()];
+    let mut sums = packed.clone();
+    let dense_ms = [
+        time(|| dense.forward(isa, &x, &packed, None, &mut y, &mut scratch)),
+        time(|| dense.input_gradient(isa, &dy, &packed_backward, &mut dx, false, &mut scratch)),
+        time(|| dense.weight_gradient(isa, 0..dense.output_blocks(), &x, &dy, &mut sums, &mut scratch)),
+    ];
+    let len = shape.in_channels * shape.out_channels * shape.kernel[0] * shape.kernel[1];
+    for zeros in [50, 70, 80, 90, 95, 98] {
+        let hash = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let weights: Vec<f32> = (0..len).map(|i| if hash(i) % 100 < zeros { 0.0 } else { 0.5 }).collect();
+        let (mut forward, mut backward) = (SparseWeights::default(), SparseWeights::default());
+        sparse.refresh_forward(&mut forward, &weights);
+        sparse.refresh_backward(&mut backward, &weights);
+        let mut sums = vec![0.0; backward.nnz()];
+        let sparse_ms = [
+            time(|| sparse.forward(isa, &x, &forward, None, &mut y, &mut scratch)),
+            time(|| {
+                let input = Some(SparseInputGradient { values: &mut dx, accumulate: false });
+                sparse.backward(isa, &dy, &backward, input, None, &mut scratch);
+            }),
+            time(|| {
+                let weight = Some(SparseWeightGradient { input: &x, sums: &mut sums });
+                sparse.backward(isa, &dy, &backward, None, weight, &mut scratch);
+            }),
+        ];
+        let flops = 2e-6 * (dense.multiplications() * images) as f64 * (forward.nnz() as f64 / len as f64);
+        let cells = dense_ms.iter().zip(sparse_ms).map(|(d, s)| format!("{:5.2}x {:4.0} GF/s", d / s, flops / s));
+        let ConvShape { in_channels, out_channels, input: [size, _], kernel: [k, _], stride: [stride, _], .. } = shape;
+        let layer = format!("{in_channels}-{out_channels} {size}x{size} k{k} s{stride}");
+        println!("{layer:<24} {zeros:>3} %   {}", cells.collect::<Vec<_>>().join("   "));
+    }
+}
+
+/// Least milliseconds of a few runs.
+fn time(mut run: impl FnMut()) -> f64 {
+    let timed = |run: &mut dyn FnMut()| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64() * 1e3
+    };
+    (0..4).map(|_| timed(&mut run)).fold(f64::INFINITY, f64::min)
+}
