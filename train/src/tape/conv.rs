@@ -1,13 +1,17 @@
 //! Convolutions and linear layers, spread over threads.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use rayon::prelude::*;
 use sr2_kernels::training::{ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels};
 use sr2_models as models;
 
 use super::Pass;
+use super::phases::{PhaseTimes, timed};
 use super::plan::Value;
+use super::sparse_conv::{InputGradient, SparseConv, felt_density};
+use crate::executor::Support;
 
 /// A convolution with its places in the flat parameter vector. A linear layer is a 1x1 convolution of 1x1 images.
 #[derive(Debug)]
@@ -21,7 +25,18 @@ pub(super) struct Conv {
     padded_bias: Vec<f32>,
     /// Weight gradients of slices of the batch.
     partial: Vec<f32>,
+    sparse: Option<SparseConv>,
+    /// Of the last forward pass.
+    density: f64,
 }
+
+/// Densities under which the sparse kernels are faster than the dense ones for every layer of the kernels' example
+/// `training_conv`; most break even earlier.
+const FORWARD_BREAK_EVEN: f64 = 0.38;
+/// The same for the gradient of the input.
+const INPUT_GRADIENT_BREAK_EVEN: f64 = 0.38;
+/// The same for that of the weight.
+const WEIGHT_GRADIENT_BREAK_EVEN: f64 = 0.45;
 
 /// Parts into which a weight gradient is cut, by slices of the batch and by output channels; enough for any desktop CPU,
 /// few enough for little memory.
@@ -75,6 +90,8 @@ impl Conv {
             packed_backward: vec![0.0; plan.input_blocks() * plan.backward_block_len()],
             padded_bias: vec![0.0; blocked_channels(shape.out_channels)],
             partial: Vec::new(),
+            sparse: SparseConv::new(shape),
+            density: 1.0,
             plan,
             weight,
             bias,
@@ -86,21 +103,57 @@ impl Conv {
     }
 
     pub fn forward(&mut self, pass: &Pass, x: &[f32], y: &mut [f32]) {
-        let Self { plan, packed, padded_bias, .. } = self;
+        let Self { plan, packed, padded_bias, sparse, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
-        let blocks = packed.par_chunks_mut(plan.forward_block_len()).enumerate();
-        blocks.for_each(|(block, packed)| plan.pack_forward(block, weights, packed));
         if let Some(bias) = &self.bias {
             padded_bias[..bias.len()].copy_from_slice(&pass.parameters[bias.clone()]);
         }
         let bias = self.bias.is_some().then_some(&padded_bias[..]);
+        self.density = felt_density(weights, pass.count);
+        if let Some(sparse) = sparse.as_mut().filter(|_| self.density < FORWARD_BREAK_EVEN) {
+            sparse.forward(pass, weights, bias, x, y);
+            return;
+        }
+        let blocks = packed.par_chunks_mut(plan.forward_block_len()).enumerate();
+        blocks.for_each(|(block, packed)| plan.pack_forward(block, weights, packed));
         let images = images_together(plan, pass);
         let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
         groups.for_each(|(y, x)| plan.forward(pass.isa, x, packed, bias, y, &mut pass.scratch.get()));
     }
 
-    /// Passes the output's gradient on, at the weights of the last forward pass.
-    pub fn input_gradient(&mut self, pass: &Pass, dy: &[f32], dx: &mut [f32], accumulate: bool) {
+    /// Adds the gradients of weight and bias, and passes the output's gradient on, at the weights of the last forward
+    /// pass.
+    pub fn backward(
+        &mut self,
+        pass: &Pass,
+        x: &[f32],
+        dy: &[f32],
+        input: Option<InputGradient>,
+        gradient: &mut [f32],
+        times: &mut PhaseTimes,
+    ) {
+        if let Some(bias) = &self.bias {
+            add_bias_gradient(pass, &self.plan, dy, &mut gradient[bias.clone()]);
+        }
+        let frozen = pass.support == Support::Frozen;
+        let sparse_weight = self.sparse.is_some() && frozen && self.density < WEIGHT_GRADIENT_BREAK_EVEN;
+        if !sparse_weight {
+            timed(&mut times.conv_weight_gradient, || self.weight_gradient(pass, x, dy, gradient));
+        }
+        let start = Instant::now();
+        let sparse = self.sparse.as_mut().filter(|_| sparse_weight || self.density < INPUT_GRADIENT_BREAK_EVEN);
+        if let Some(sparse) = sparse {
+            let weight = sparse_weight.then(|| (x, &mut gradient[self.weight.clone()]));
+            if weight.is_some() || input.is_some() {
+                sparse.backward(pass, &pass.parameters[self.weight.clone()], dy, input, weight);
+            }
+        } else if let Some(InputGradient { values, accumulate }) = input {
+            self.input_gradient(pass, dy, values, accumulate);
+        }
+        times.conv_input_gradient += start.elapsed();
+    }
+
+    fn input_gradient(&mut self, pass: &Pass, dy: &[f32], dx: &mut [f32], accumulate: bool) {
         let Self { plan, packed_backward, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
         let blocks = packed_backward.par_chunks_mut(plan.backward_block_len()).enumerate();
@@ -112,8 +165,7 @@ impl Conv {
         });
     }
 
-    /// Adds the gradients of weight and bias.
-    pub fn parameter_gradients(&mut self, pass: &Pass, x: &[f32], dy: &[f32], gradient: &mut [f32]) {
+    fn weight_gradient(&mut self, pass: &Pass, x: &[f32], dy: &[f32], gradient: &mut [f32]) {
         let Self { plan, partial, .. } = self;
         let (block_len, blocks) = (plan.forward_block_len(), plan.output_blocks());
         // A depthwise gradient takes all blocks at once.
@@ -141,9 +193,6 @@ impl Conv {
             }
             plan.unpack_gradient(block, sum, gradient);
         });
-        if let Some(bias) = &self.bias {
-            add_bias_gradient(pass, plan, dy, &mut gradient[bias.clone()]);
-        }
     }
 }
 

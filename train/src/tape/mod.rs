@@ -9,6 +9,7 @@ mod conv;
 mod norm;
 mod phases;
 mod plan;
+mod sparse_conv;
 mod step;
 
 #[cfg(test)]
@@ -61,6 +62,7 @@ struct Pass<'a> {
     count: usize,
     parameters: &'a [f32],
     scratch: &'a Scratch,
+    support: Support,
 }
 
 /// Working memory, one piece a thread.
@@ -162,8 +164,8 @@ impl TapeExecutor {
         count: usize,
         statistics: Statistics,
     ) -> Result<(), ExecutorError> {
-        let Self { plan, buffers, running, isa, threads, scratch, times, .. } = self;
-        let pass = Pass { isa: *isa, count, parameters, scratch };
+        let Self { plan, buffers, running, isa, threads, scratch, support, times, .. } = self;
+        let pass = Pass { isa: *isa, count, parameters, scratch, support: *support };
         let input = &plan.values[0];
         threads.install(|| {
             let (plain_len, area) = (input.channels * input.area(), input.area());
@@ -207,14 +209,14 @@ impl Executor for TapeExecutor {
         let mut logits_gradient = vec![0.0; logits.len()];
         let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
 
-        let Self { plan, buffers, running, isa, threads, scratch, times, .. } = self;
+        let Self { plan, buffers, running, isa, threads, scratch, support, times, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
         gradient.fill(0.0);
         let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
         let rows = buffers[output_gradient].chunks_exact_mut(plan.values[plan.output].len());
         rows.zip(logits_gradient.chunks_exact(classes)).for_each(|(to, row)| block_images(classes, 1, row, to));
         times.rest += start.elapsed();
-        let pass = Pass { isa: *isa, count, parameters, scratch };
+        let pass = Pass { isa: *isa, count, parameters, scratch, support: *support };
         threads.install(|| {
             for step in plan.steps.iter_mut().rev() {
                 step.backward(&pass, &plan.values, buffers, gradient, times);

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 pub struct PhaseTimes {
     /// Convolutions, forward, with the packing of their weights.
     pub conv_forward: Duration,
-    /// Gradients of convolutions with respect to their inputs.
+    /// Gradients of convolutions with respect to their inputs, and to the non-zeros of weights that the sparse kernels
+    /// compute along with them.
     pub conv_input_gradient: Duration,
     /// Gradients of convolutions with respect to weights and biases.
     pub conv_weight_gradient: Duration,

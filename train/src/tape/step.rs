@@ -7,8 +7,9 @@ use sr2_kernels::training::{self as kernels, Activation, PoolShape, activate, ac
 
 use super::conv::Conv;
 use super::norm::{Norm, NormTarget, NormTensors};
-use super::phases::{PhaseTimes, timed};
+use super::phases::PhaseTimes;
 use super::plan::Value;
+use super::sparse_conv::InputGradient;
 use super::{Pass, Statistics};
 use crate::executor::ExecutorError;
 
@@ -155,16 +156,17 @@ impl Step {
         let dy = &mut output_gradient[..pass.count * to.len()];
         match &mut self.operation {
             Operation::Conv(conv) => {
-                let x = &buffers[from.buffer][..pass.count * from.len()];
-                timed(&mut times.conv_weight_gradient, || conv.parameter_gradients(pass, x, dy, gradient));
-                let (accumulate, buffer) = match gradients.inputs[0] {
-                    Target::Replace(buffer) => (false, Some(buffer)),
-                    Target::Add(buffer) => (true, Some(buffer)),
-                    Target::None | Target::Take => (false, None),
+                let (buffer, accumulate) = match gradients.inputs[0] {
+                    Target::Replace(buffer) => (Some(buffer), false),
+                    Target::Add(buffer) => (Some(buffer), true),
+                    Target::None | Target::Take => (None, false),
                 };
+                let mut dx = buffer.map_or_else(Vec::new, |buffer| std::mem::take(&mut buffers[buffer]));
+                let x = &buffers[from.buffer][..pass.count * from.len()];
+                let input = buffer.map(|_| InputGradient { values: &mut dx[..pass.count * from.len()], accumulate });
+                conv.backward(pass, x, dy, input, gradient, times);
                 if let Some(buffer) = buffer {
-                    let dx = &mut buffers[buffer][..pass.count * from.len()];
-                    timed(&mut times.conv_input_gradient, || conv.input_gradient(pass, dy, dx, accumulate));
+                    buffers[buffer] = dx;
                 }
             }
             Operation::Norm(norm) => {

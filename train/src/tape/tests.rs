@@ -127,6 +127,21 @@ fn bits_do_not_depend_on_threads_or_on_the_planned_batch() {
     assert!(results[0] == results[2], "one and three threads differ");
 }
 
+#[test]
+fn bits_of_sparse_weights_do_not_depend_on_threads() {
+    let graph = zoo::build("resnet8", 10).unwrap();
+    let results = [1, 2, 3].map(|threads| {
+        let mut executor = TapeExecutor::new(&graph, 40, threads).unwrap();
+        let (x, _) = sparse_case(&executor, &graph);
+        executor.set_support(Support::Frozen);
+        let mut gradient = vec![0.0; x.len()];
+        let loss = executor.loss_and_gradient(&x, &batch(&graph, 40), &mut gradient).unwrap();
+        (loss, gradient)
+    });
+    assert!(results[0] == results[1], "one and two threads differ");
+    assert!(results[0] == results[2], "one and three threads differ");
+}
+
 /// Scale of weights that keeps activations of one size.
 fn he(fan_in: usize) -> f32 {
     if fan_in > 1 { (6.0 / fan_in as f32).sqrt() } else { 0.1 }
@@ -159,12 +174,21 @@ fn every_network_of_the_zoo_descends_along_its_gradient() {
     }
 }
 
-#[test]
-fn candle_gives_the_same_loss_and_gradient() {
+/// Sixteen images for which most weights of a network are zero: what makes convolutions take the sparse path.
+fn sparse_case(executor: &TapeExecutor, graph: &Graph) -> (Vec<f32>, Batch) {
+    let mut x = parameters(executor, |fan_in| 3.0 * he(fan_in));
+    for segment in executor.layout().trainable().iter().filter(|s| s.spec.role.is_prunable()) {
+        segment.range.clone().filter(|i| noise(*i + 7) < 0.8).for_each(|i| x[i] = 0.0);
+    }
+    (x, batch(graph, 17))
+}
+
+#[track_caller]
+fn assert_is_candles(case: impl Fn(&TapeExecutor, &Graph) -> (Vec<f32>, Batch)) {
     let graph = zoo::build("resnet8", 10).unwrap();
-    let mut tape = TapeExecutor::new(&graph, 6, 2).unwrap();
+    let mut tape = TapeExecutor::new(&graph, 17, 2).unwrap();
     let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), DeviceKind::Cpu).unwrap();
-    let (x, batch) = (parameters(&tape, he), batch(&graph, 6));
+    let (x, batch) = case(&tape, &graph);
     let (mut found, mut expected) = (vec![0.0; x.len()], vec![0.0; x.len()]);
     let losses = [
         tape.loss_and_gradient(&x, &batch, &mut found).unwrap().loss,
@@ -177,6 +201,16 @@ fn candle_gives_the_same_loss_and_gradient() {
         // Both round in f32.
         assert_close(&segment.spec.name, &found[range], &expected, 2.0 * GRADIENT_TOLERANCE);
     }
+}
+
+#[test]
+fn candle_gives_the_same_loss_and_gradient() {
+    assert_is_candles(|tape, graph| (parameters(tape, he), batch(graph, 6)));
+}
+
+#[test]
+fn candle_gives_the_same_loss_and_gradient_of_sparse_weights() {
+    assert_is_candles(sparse_case);
 }
 
 /// The gradient on a frozen support is the moving one with zeros where weights are zero, and nothing else changes.
@@ -204,12 +238,13 @@ fn assert_frozen_is_masked(executor: &mut impl Executor, x: &[f32], batch: &Batc
 #[test]
 fn zeros_of_a_frozen_support_have_no_gradient() {
     let graph = zoo::build("resnet8", 10).unwrap();
-    let mut tape = TapeExecutor::new(&graph, 6, 2).unwrap();
+    let mut tape = TapeExecutor::new(&graph, 17, 2).unwrap();
     let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), DeviceKind::Cpu).unwrap();
-    let (mut x, batch) = (parameters(&tape, he), batch(&graph, 6));
-    x.iter_mut().enumerate().filter(|(i, _)| i % 7 < 4).for_each(|(_, x)| *x = 0.0);
-    assert_frozen_is_masked(&mut tape, &x, &batch);
-    assert_frozen_is_masked(&mut candle, &x, &batch);
+    let (x, sparse_batch) = sparse_case(&tape, &graph);
+    assert_frozen_is_masked(&mut tape, &x, &sparse_batch);
+    // Too few images for the sparse kernels.
+    assert_frozen_is_masked(&mut tape, &x, &batch(&graph, 2));
+    assert_frozen_is_masked(&mut candle, &x, &sparse_batch);
 }
 
 #[test]

@@ -67,8 +67,8 @@ impl<const SIZE: usize> Tile<'_, SIZE> {
                         sums[p] = sums[p].add_scaled(&tap.value, L::load(from[p].add(tap.offset as usize)));
                     }
                 }
-                for p in 0..SIZE {
-                    sums[p].store(values.as_mut_ptr().add(p * IMAGES));
+                for (p, sum) in sums.into_iter().enumerate() {
+                    sum.store(values.as_mut_ptr().add(p * IMAGES));
                 }
             }
         });
