@@ -1,5 +1,6 @@
 //! Directions: running averages of the gradient, and of its square for the metric.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// What is averaged into the direction `v`, and whether a second average makes a diagonal metric. Averages are kept
@@ -18,6 +19,9 @@ pub enum Direction {
     ProxSgd,
 }
 
+/// Fewest values that a task takes.
+const PIECE: usize = 1 << 15;
+
 /// Added to the root of the mean square.
 const DELTA: f32 = 1e-8;
 
@@ -35,11 +39,11 @@ impl Direction {
     /// Writes the direction at `step` from the gradient and the last direction (empty before the first step).
     pub fn update(self, step: u64, gradient: &[f32], last: &[f32], direction: &mut Vec<f32>) {
         let w = self.weight(step, last.is_empty()) as f32;
-        direction.clear();
+        let gradient = gradient.par_iter().with_min_len(PIECE);
         if last.is_empty() {
-            direction.extend(gradient.iter().map(|g| w * g));
+            gradient.map(|g| w * g).collect_into_vec(direction);
         } else {
-            direction.extend(last.iter().zip(gradient).map(|(m, g)| (1.0 - w) * m + w * g));
+            gradient.zip(last).map(|(g, m)| (1.0 - w) * m + w * g).collect_into_vec(direction);
         }
     }
 

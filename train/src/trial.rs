@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use crate::penalty::Penalty;
+
+/// Weights that one task moves.
+const PIECE: usize = 1 << 15;
 
 /// What is minimised around the current point: the penalty on which coordinates, and in which metric.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +59,17 @@ pub struct Trial {
 }
 
 impl Trial {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            direction_slope: self.direction_slope + other.direction_slope,
+            gradient_slope: self.gradient_slope + other.gradient_slope,
+            penalty_decrease: self.penalty_decrease + other.penalty_decrease,
+            squared_step: self.squared_step + other.squared_step,
+            nonzero: self.nonzero + other.nonzero,
+            rounding: self.rounding + other.rounding,
+        }
+    }
+
     /// Predicted decrease `-v's + lambda (h(x) - h(x+s))` of the model that made the step. At an exact prox it is at
     /// least `s'ds/2` (the step is no worse than standing still).
     pub fn model_decrease(&self) -> f64 {
@@ -69,44 +85,68 @@ impl Trial {
 impl ProximalModel<'_> {
     /// Writes `x + s = prox_{lambda h / d}(x - v/d)` into `trial`; coordinates outside `h` take `s = -v/d`.
     ///
-    /// Computed in f64 and rounded once, so a zero of the prox is an exact zero; all sums are f64, in order.
+    /// Computed in f64 and rounded once, so a zero of the prox is an exact zero; all sums are f64, in pieces of fixed
+    /// length that threads share, so that the number of threads does not show.
     ///
     /// # Panics
     /// If the four vectors differ in length.
     pub fn propose(&self, x: &[f32], gradient: &[f32], direction: &[f32], trial: &mut [f32]) -> Trial {
         let lengths = [gradient.len(), direction.len(), trial.len()];
         assert_eq!(lengths, [x.len(); 3], "gradient, direction and trial for {} parameters", x.len());
-        let mut sums = Trial::default();
-        let half_ulp = f64::from(f32::EPSILON) / 2.0;
-        let mut move_range = |range: Range<usize>, lambda: Option<f64>| {
-            let mut penalty_sum = 0.0;
-            for i in range {
-                let d = self.metric.at(i);
-                let z = gradient_step(x[i], direction[i], d);
-                let exact = lambda.map_or(z, |lambda| self.penalty.prox(z, lambda, d));
-                let moved = exact as f32;
-                trial[i] = moved;
-                let v = f64::from(direction[i]);
-                let s = f64::from(moved) - f64::from(x[i]);
-                sums.direction_slope += v * s;
-                sums.gradient_slope += f64::from(gradient[i]) * s;
-                sums.squared_step += d * s * s;
-                sums.rounding +=
-                    (half_ulp * exact.abs() + f64::from(f32::MIN_POSITIVE)) * (v.abs() + lambda.unwrap_or(0.0));
-                if lambda.is_some() {
-                    sums.nonzero += usize::from(moved != 0.0);
-                    penalty_sum += self.penalty.value(x[i]) - self.penalty.value(moved);
-                }
+        let mut pieces = Vec::new();
+        let mut rest = trial;
+        let mut cut = |range: Range<usize>, lambda: Option<f64>| {
+            for start in range.clone().step_by(PIECE) {
+                let piece = start..range.end.min(start + PIECE);
+                let to = rest.split_off_mut(..piece.len()).expect("the ranges are those of the vectors");
+                pieces.push((piece, lambda, to));
             }
-            sums.penalty_decrease += lambda.unwrap_or(0.0) * penalty_sum;
         };
         let mut free = 0;
         for (range, lambda) in self.penalised {
-            move_range(free..range.start, None);
-            move_range(range.clone(), Some(*lambda));
+            cut(free..range.start, None);
+            cut(range.clone(), Some(*lambda));
             free = range.end;
         }
-        move_range(free..x.len(), None);
+        cut(free..x.len(), None);
+        let move_piece =
+            |(range, lambda, to): (Range<usize>, _, _)| self.move_range(range, lambda, x, gradient, direction, to);
+        let sums: Vec<Trial> = pieces.into_par_iter().map(move_piece).collect();
+        sums.into_iter().fold(Trial::default(), Trial::plus)
+    }
+
+    /// The part of [`ProximalModel::propose`] at `range`, whose trial point goes to `to`.
+    fn move_range(
+        &self,
+        range: Range<usize>,
+        lambda: Option<f64>,
+        x: &[f32],
+        gradient: &[f32],
+        direction: &[f32],
+        to: &mut [f32],
+    ) -> Trial {
+        let mut sums = Trial::default();
+        let half_ulp = f64::from(f32::EPSILON) / 2.0;
+        let mut penalty_sum = 0.0;
+        for (i, to) in range.zip(to) {
+            let d = self.metric.at(i);
+            let z = gradient_step(x[i], direction[i], d);
+            let exact = lambda.map_or(z, |lambda| self.penalty.prox(z, lambda, d));
+            let moved = exact as f32;
+            *to = moved;
+            let v = f64::from(direction[i]);
+            let s = f64::from(moved) - f64::from(x[i]);
+            sums.direction_slope += v * s;
+            sums.gradient_slope += f64::from(gradient[i]) * s;
+            sums.squared_step += d * s * s;
+            sums.rounding +=
+                (half_ulp * exact.abs() + f64::from(f32::MIN_POSITIVE)) * (v.abs() + lambda.unwrap_or(0.0));
+            if lambda.is_some() {
+                sums.nonzero += usize::from(moved != 0.0);
+                penalty_sum += self.penalty.value(x[i]) - self.penalty.value(moved);
+            }
+        }
+        sums.penalty_decrease = lambda.unwrap_or(0.0) * penalty_sum;
         sums
     }
 }
