@@ -85,7 +85,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
         let name = onnx_name((index > 0).then_some(*form));
         let file = staging.file(&name);
         onnx::write(&file, &to_onnx(&rewritten, *form, &metadata))?;
-        let content = format!("{}, {state}, opset 17; `input` [N, C, H, W] to `output` (logits)", form.content());
+        let content = format!("{}; {state}, opset 17; `input` [N, C, H, W] to `output` (logits)", form.content());
         files.push(report(&name, &content, &sr2_models::onnx::import(&file)?, &rewritten)?);
     }
 

@@ -126,7 +126,7 @@ fn batch_norms_stay_where_asked() {
     let onnx = sr2_models::onnx::import(out.join("model.onnx")).unwrap();
     assert_eq!(onnx.parameters(), model.parameters());
     let card = fs::read_to_string(out.join("README.md")).unwrap();
-    assert!(card.contains("dense initializers, batch norm as trained"), "{card}");
+    assert!(card.contains("opencv, onnx; batch norm as trained, opset 17"), "{card}");
 }
 
 #[test]

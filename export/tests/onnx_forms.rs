@@ -10,7 +10,7 @@ use std::process::Command;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_export::{LOGITS_TOLERANCE, OnnxForm, OnnxReader, to_onnx};
-use sr2_formats::onnx;
+use sr2_formats::{Tensor, onnx};
 use sr2_models::{Model, passes, reference};
 
 use networks::{SEED, every_operator, sparse_model};
@@ -34,8 +34,7 @@ fn write_forms(model: &Model, folder: &Path) {
 }
 
 fn readers(form: OnnxForm) -> Vec<&'static str> {
-    let readers = OnnxReader::ALL.into_iter().filter(|reader| *reader != OnnxReader::Any);
-    readers.filter(|reader| reader.loads(form)).map(OnnxReader::name).collect()
+    form.readers().into_iter().map(OnnxReader::name).collect()
 }
 
 /// `read_onnx_forms.py` loads every form with every Python reader: each must give the logits or, where we say that it
@@ -67,6 +66,23 @@ fn the_readme_says_which_tools_load_which_form() {
         let start = format!("| `{form}` ");
         let row = readme.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row {start}"));
         assert!(row.ends_with(&format!("| {} |", readers(form).join(", "))), "{row}");
+    }
+}
+
+#[test]
+fn our_own_import_gives_every_form_back() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in [sparse_model("resnet8"), every_operator()] {
+        let model = passes::fold_batch_norm(&model);
+        write_forms(&model, folder.path());
+        for form in OnnxForm::ALL {
+            let found = sr2_models::onnx::import(folder.path().join(format!("{form}.onnx"))).unwrap();
+            assert_eq!(found.graph().parameters(), model.graph().parameters(), "{form}");
+            for (name, tensor) in model.parameters() {
+                let bits = |tensor: &Tensor| tensor.data().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(found.parameter(name)), bits(tensor), "{form}: {name}");
+            }
+        }
     }
 }
 

@@ -86,15 +86,21 @@ impl OnnxForm {
         }
     }
 
+    /// The tools that load it.
+    pub fn readers(self) -> Vec<OnnxReader> {
+        OnnxReader::ALL.into_iter().filter(|reader| *reader != OnnxReader::Any && reader.loads(self)).collect()
+    }
+
     /// What its files hold, for people.
-    pub(crate) fn content(self) -> &'static str {
-        match self {
+    pub(crate) fn content(self) -> String {
+        let weights = match self {
             Self::Dense => "dense initializers",
             Self::Scatter => "non-zeros that `ScatterElements` puts in place",
             Self::Gap => "non-zeros that `CumSum` of their distances and `ScatterElements` put in place",
             Self::SparseInit => "sparse initializers",
             Self::SparseConst => "sparse constants",
-        }
+        };
+        format!("{weights}, loaded by {}", names(self.readers()))
     }
 
     /// The forms to write when `asked` are asked for, or `target` is to load the file, or both; neither means dense.
