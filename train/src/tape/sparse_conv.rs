@@ -13,8 +13,6 @@ pub(super) struct SparseConv {
     plan: SparseConvolution,
     forward: SparseWeights,
     backward: SparseWeights,
-    /// Sums for each non-zero, group by group of images.
-    sums: Vec<f32>,
 }
 
 /// Gradient of a convolution's input.
@@ -33,8 +31,7 @@ impl SparseConv {
     /// `None` where there is no sparse kernel for the shape.
     pub fn new(shape: ConvShape) -> Option<Self> {
         let plan = SparseConvolution::new(shape)?;
-        let (forward, backward, sums) = (SparseWeights::default(), SparseWeights::default(), Vec::new());
-        Some(Self { plan, forward, backward, sums })
+        Some(Self { plan, forward: SparseWeights::default(), backward: SparseWeights::default() })
     }
 
     pub fn forward(&mut self, pass: &Pass, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
@@ -54,49 +51,33 @@ impl SparseConv {
         input: Option<InputGradient>,
         weight: Option<(&[f32], &mut [f32])>,
     ) {
-        let Self { plan, backward, sums, .. } = self;
+        let Self { plan, backward, .. } = self;
         plan.refresh_backward(backward, weights);
+        let together = |values: usize| values / pass.count * SparseConvolution::IMAGES;
+        let groups = pass.count.div_ceil(SparseConvolution::IMAGES);
         let accumulate = input.as_ref().is_some_and(|i| i.accumulate);
-        let dy_len = dy.len() / pass.count * SparseConvolution::IMAGES;
-        let groups = dy.len().div_ceil(dy_len);
+        let dx = optional(groups, input.map(|i| i.values).map(|dx| dx.chunks_mut(together(dx.len()))));
         let (x, gradient) = weight.unzip();
-        sums.clear();
-        sums.resize(gradient.as_ref().map_or(0, |_| groups * backward.nnz()), 0.0);
-        let dx_chunks = cut(
-            input.map(|i| i.values),
-            |dx| {
-                let len = dx.len() / pass.count * SparseConvolution::IMAGES;
-                dx.chunks_mut(len).collect()
-            },
-            groups,
-        );
-        let weight_chunks = cut(
-            x,
-            |x| {
-                let len = x.len() / pass.count * SparseConvolution::IMAGES;
-                let mut rest = &mut sums[..];
-                x.chunks(len).map(|x| (x, rest.split_off_mut(..backward.nnz()).expect("one piece a group"))).collect()
-            },
-            groups,
-        );
-        let parts = dy.par_chunks(dy_len).zip(dx_chunks).zip(weight_chunks);
-        parts.for_each(|((dy, dx), weight)| {
+        let x = optional(groups, x.map(|x| x.chunks(together(x.len()))));
+        let parts = dy.par_chunks(together(dy.len())).zip(dx).zip(x);
+        let sums = parts.map(|((dy, dx), x)| {
+            let mut sums = x.map_or_else(Vec::new, |_| vec![0.0; backward.nnz()]);
             let input = dx.map(|values| SparseInputGradient { values, accumulate });
-            let weight = weight.map(|(input, sums)| SparseWeightGradient { input, sums });
+            let weight = x.map(|input| SparseWeightGradient { input, sums: &mut sums });
             plan.backward(pass.isa, dy, backward, input, weight, &mut pass.scratch.get());
+            sums
         });
-        if let Some(gradient) = gradient
-            && backward.nnz() > 0
-        {
-            sums.chunks_exact(backward.nnz()).for_each(|sums| backward.add_to_gradient(sums, gradient));
+        let sums: Vec<_> = sums.collect();
+        if let Some(gradient) = gradient {
+            sums.iter().for_each(|sums| backward.add_to_gradient(sums, gradient));
         }
     }
 }
 
-/// The pieces of something, or as many times nothing.
-fn cut<T, P>(whole: Option<T>, pieces: impl FnOnce(T) -> Vec<P>, count: usize) -> Vec<Option<P>> {
-    match whole {
-        Some(whole) => pieces(whole).into_iter().map(Some).collect(),
-        None => (0..count).map(|_| None).collect(),
+/// A piece for each group, or as many times nothing.
+fn optional<I: Iterator>(groups: usize, pieces: Option<I>) -> Vec<Option<I::Item>> {
+    match pieces {
+        Some(pieces) => pieces.map(Some).collect(),
+        None => (0..groups).map(|_| None).collect(),
     }
 }
