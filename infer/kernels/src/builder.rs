@@ -56,6 +56,9 @@ pub struct ProgramBuilder {
     scratch_values: usize,
 }
 
+/// Values that a step may read past its buffers: a pooling of every second column two vectors.
+const READ_PAST: usize = 3 * ALIGN;
+
 /// Bytes of one tile's input that should stay in the first-level cache, which holds 32 KiB or more.
 const TILE_BYTES: usize = 20 << 10;
 
@@ -89,9 +92,9 @@ impl ProgramBuilder {
         Program::new(self, threads, batch)
     }
 
-    /// Values of an arena: all buffers, the scratch, and a vector that may be read past them.
+    /// Values of an arena: all buffers, the scratch, and what may be read past them.
     pub(crate) fn arena_values(&self) -> usize {
-        self.scratch + self.scratch_values + ALIGN
+        self.scratch + self.scratch_values + READ_PAST
     }
 
     /// Copies the images into `y`.

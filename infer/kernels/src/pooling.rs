@@ -1,6 +1,8 @@
 //! Max, average and global average pooling.
 
-use crate::plane::Plane;
+use std::ops::Range;
+
+use crate::plane::{ALIGN, Plane};
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 use crate::window::Window;
@@ -30,43 +32,141 @@ impl Kernel for Call<'_, Pool> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         let s = self.step;
-        let lanes = s.x.lanes();
         for channel in self.site.part.of(s.channels) {
             // SAFETY: the program checked that every channel's plane lies inside the arena, `x` and `y` in different
             // buffers, and gave this thread channels of its own.
-            let (x, y) = unsafe {
-                let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head());
+            unsafe {
+                let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head()).cast_const();
                 let y = self.site.arena.add(s.y_start + channel * s.y.stride() + s.y.head());
-                (
-                    std::slice::from_raw_parts(x.cast_const(), s.x.values()),
-                    std::slice::from_raw_parts_mut(y, s.y.values()),
-                )
-            };
-            for row in 0..s.y.height() {
-                let out = &mut y[row * s.y.pitch() * lanes..];
-                let rows = inside(&s.window, 0, row, s.x.height());
-                for col in 0..s.y.width() {
-                    let cols = inside(&s.window, 1, col, s.x.width());
-                    let out = &mut out[col * lanes..(col + 1) * lanes];
-                    out.fill(if s.pooling == Pooling::Max { f32::NEG_INFINITY } else { 0.0 });
-                    for r in rows.clone() {
-                        for c in cols.clone() {
-                            let from = &x[(r * s.x.pitch() + c) * lanes..(r * s.x.pitch() + c + 1) * lanes];
-                            match s.pooling {
-                                Pooling::Max => out.iter_mut().zip(from).for_each(|(o, x)| *o = maximum(*o, *x)),
-                                Pooling::Average => out.iter_mut().zip(from).for_each(|(o, x)| *o += x),
-                            }
-                        }
-                    }
-                    if s.pooling == Pooling::Average {
-                        let scale = 1.0 / (rows.len() * cols.len()).max(1) as f32;
-                        out.iter_mut().for_each(|o| *o *= scale);
+                for row in 0..s.y.height() {
+                    let rows = inside(&s.window, 0, row, s.x.height());
+                    let x = x.add(rows.start * s.x.pitch() * s.x.lanes());
+                    let y = y.add(row * s.y.pitch() * s.y.lanes());
+                    match (s.x.lanes(), s.window.stride[1]) {
+                        (1, 1) => s.row::<V, 1>(x, rows.len(), y),
+                        (1, 2) => s.row::<V, 2>(x, rows.len(), y),
+                        (1, _) => s.values(x, rows.len(), y, 0..s.y.width()),
+                        _ => s.vectors::<V>(x, rows.len(), y),
                     }
                 }
-                let row = s.y.width() * lanes..s.y.pitch() * lanes;
-                if row.end <= out.len() {
-                    out[row].fill(0.0);
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// One row of outputs of one image, columns `STEP` apart; `rows` rows of the window lie inside the image, from `x` on.
+    ///
+    /// # Safety
+    /// Rows of `x` and `y` must be those of their planes, in an arena that may be read past its last plane.
+    #[inline(always)]
+    unsafe fn row<V: Vector, const STEP: usize>(&self, x: *const f32, rows: usize, y: *mut f32) {
+        let ([_, kernel], [_, left, ..]) = (self.window.kernel, self.window.pads);
+        let whole = (self.x.width() + left).checked_sub(kernel).map_or(0, |last| last / STEP + 1);
+        let whole = left.div_ceil(STEP)..whole.min(self.y.width()).max(left.div_ceil(STEP));
+        // SAFETY: the windows of `whole` lie inside the image; what is read right of them stays in the arena, and only
+        // the values of `whole` are written.
+        unsafe {
+            self.values(x, rows, y, 0..whole.start.min(self.y.width()));
+            for col in whole.clone().step_by(V::LANES) {
+                let mut result = V::splat(self.pooling.start());
+                for r in 0..rows {
+                    for c in 0..kernel {
+                        let from = x.add(r * self.x.pitch() + col * STEP + c - left);
+                        let value = V::load(from);
+                        let value = if STEP == 1 { value } else { value.even(V::load(from.add(V::LANES))) };
+                        result = self.pooling.take(result, value);
+                    }
                 }
+                result = result.mul_add(V::splat(self.pooling.scale(rows * kernel)), V::splat(-0.0));
+                let values = whole.end - col;
+                if values >= V::LANES {
+                    result.store(y.add(col));
+                } else {
+                    let mut part = [0.0f32; ALIGN];
+                    result.store(part.as_mut_ptr());
+                    std::ptr::copy_nonoverlapping(part.as_ptr(), y.add(col), values);
+                }
+            }
+            self.values(x, rows, y, whole.end.min(self.y.width())..self.y.width());
+        }
+    }
+
+    /// One row of outputs of a vector of images.
+    ///
+    /// # Safety
+    /// As [`Pool::row`].
+    #[inline(always)]
+    unsafe fn vectors<V: Vector>(&self, x: *const f32, rows: usize, y: *mut f32) {
+        for col in 0..self.y.width() {
+            let cols = inside(&self.window, 1, col, self.x.width());
+            // SAFETY: the places lie inside the image.
+            unsafe {
+                let mut result = V::splat(self.pooling.start());
+                for r in 0..rows {
+                    for c in cols.clone() {
+                        result = self.pooling.take(result, V::load(x.add((r * self.x.pitch() + c) * V::LANES)));
+                    }
+                }
+                let scale = V::splat(self.pooling.scale(rows * cols.len()));
+                result.mul_add(scale, V::splat(-0.0)).store(y.add(col * V::LANES));
+            }
+        }
+    }
+
+    /// Some outputs of a row of one image, one by one.
+    ///
+    /// # Safety
+    /// As [`Pool::row`].
+    #[inline(always)]
+    unsafe fn values(&self, x: *const f32, rows: usize, y: *mut f32, cols: Range<usize>) {
+        for col in cols {
+            let places = inside(&self.window, 1, col, self.x.width());
+            let mut result = self.pooling.start();
+            for r in 0..rows {
+                for c in places.clone() {
+                    // SAFETY: the place lies inside the image.
+                    let value = unsafe { *x.add(r * self.x.pitch() + c) };
+                    result = match self.pooling {
+                        Pooling::Max => maximum(result, value),
+                        Pooling::Average => result + value,
+                    };
+                }
+            }
+            // SAFETY: as above.
+            unsafe { *y.add(col) = result * self.pooling.scale(rows * places.len()) };
+        }
+    }
+}
+
+impl Pooling {
+    /// What a window's result starts from.
+    #[inline(always)]
+    fn start(self) -> f32 {
+        match self {
+            Self::Max => f32::NEG_INFINITY,
+            Self::Average => 0.0,
+        }
+    }
+
+    /// What the result of a window with `places` values inside the image is multiplied with.
+    #[inline(always)]
+    fn scale(self, places: usize) -> f32 {
+        match self {
+            Self::Max => 1.0,
+            Self::Average => 1.0 / places as f32,
+        }
+    }
+
+    /// # Safety
+    /// The CPU must have the features of `V`.
+    #[inline(always)]
+    unsafe fn take<V: Vector>(self, result: V, value: V) -> V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::Max => result.max(value),
+                Self::Average => result.add(value),
             }
         }
     }
@@ -74,7 +174,7 @@ impl Kernel for Call<'_, Pool> {
 
 /// Places of the window at output position `at` that lie inside `size`, along one axis. Pooling has no dilation.
 #[inline(always)]
-fn inside(window: &Window, axis: usize, at: usize, size: usize) -> std::ops::Range<usize> {
+fn inside(window: &Window, axis: usize, at: usize, size: usize) -> Range<usize> {
     let start = at * window.stride[axis];
     let end = (start + window.kernel[axis]).saturating_sub(window.pads[axis]).min(size);
     start.saturating_sub(window.pads[axis]).min(end)..end
@@ -102,38 +202,27 @@ impl Kernel for Call<'_, GlobalAverage> {
         let s = self.step;
         let lanes = s.x.lanes();
         let scale = 1.0 / (s.x.height() * s.x.width()) as f32;
+        let whole = s.x.values() / V::LANES * V::LANES;
         for channel in self.site.part.of(s.channels) {
-            // SAFETY: as in `Pool`.
-            let (x, y) = unsafe {
-                let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head());
+            // SAFETY: as in `Pool`; the gaps between rows are zero, and with more than one lane there are as many as
+            // `V` has.
+            unsafe {
+                let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head()).cast_const();
                 let y = self.site.arena.add(s.y_start + channel * s.y_stride);
-                (std::slice::from_raw_parts(x.cast_const(), s.x.values()), std::slice::from_raw_parts_mut(y, lanes))
-            };
-            y.fill(0.0);
-            for row in 0..s.x.height() {
-                let start = row * s.x.pitch() * lanes;
-                let row = &x[start..start + s.x.width() * lanes];
-                if lanes == 1 {
-                    y[0] += sum(row);
+                let mut sums = [V::splat(0.0); 2];
+                for (i, at) in (0..whole).step_by(V::LANES).enumerate() {
+                    sums[i % 2] = sums[i % 2].add(V::load(x.add(at)));
+                }
+                let sum = sums[0].add(sums[1]);
+                if lanes > 1 {
+                    sum.mul_add(V::splat(scale), V::splat(-0.0)).store(y);
                 } else {
-                    for x in row.chunks_exact(lanes) {
-                        y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-                    }
+                    let mut parts = [0.0f32; ALIGN];
+                    sum.store(parts.as_mut_ptr());
+                    let rest = (whole..s.x.values()).map(|i| *x.add(i)).sum::<f32>();
+                    *y = (parts.iter().sum::<f32>() + rest) * scale;
                 }
             }
-            y.iter_mut().for_each(|y| *y *= scale);
         }
     }
-}
-
-/// Sum in eight interleaved parts.
-#[inline(always)]
-fn sum(values: &[f32]) -> f32 {
-    let mut sums = [0.0; 8];
-    let chunks = values.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
-    }
-    rest + sums.iter().sum::<f32>()
 }

@@ -26,6 +26,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `self + other`.
     unsafe fn add(self, other: Self) -> Self;
+    /// The larger of `self` and `other`; NaN where one of them is.
+    unsafe fn max(self, other: Self) -> Self;
+    /// Every second lane of `self`, from the first on, then of `next`.
+    unsafe fn even(self, next: Self) -> Self;
     /// `self` limited to `[low, high]`; NaN stays NaN.
     unsafe fn clamp(self, low: Self, high: Self) -> Self;
     /// Bitwise and: `mask` has all bits set where a lane is kept and none where it becomes 0.
@@ -106,6 +110,17 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+        Self(std::array::from_fn(|i| larger(self.0[i], other.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn even(self, next: Self) -> Self {
+        Self([self.0[0], self.0[2], next.0[0], next.0[2]])
+    }
+
+    #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
         Self(std::array::from_fn(|i| {
             let raised = if low.0[i] > self.0[i] { low.0[i] } else { self.0[i] };
@@ -126,13 +141,14 @@ mod tests {
     /// Runs every operation on the values it finds and stores the results one after the other.
     struct Operations {
         input: [f32; 64],
+        other: [f32; 64],
         output: std::cell::RefCell<Vec<f32>>,
     }
 
     impl Kernel for Operations {
         #[inline(always)]
         unsafe fn run<V: Vector>(&self) {
-            let mut out = vec![0.0f32; 64 * 5];
+            let mut out = vec![0.0f32; 64 * 7];
             let indices: [i32; 64] = std::array::from_fn(|i| if i % 3 == 0 { -1 } else { 63 - i as i32 });
             for start in (0..64).step_by(V::LANES) {
                 // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
@@ -145,6 +161,9 @@ mod tests {
                     x.and(ones).store(out.as_mut_ptr().add(192 + start));
                     let gathered = V::gather(self.input.as_ptr(), indices.as_ptr().add(start));
                     gathered.store(out.as_mut_ptr().add(256 + start));
+                    let other = V::load(self.other.as_ptr().add(start));
+                    x.max(other).store(out.as_mut_ptr().add(320 + start));
+                    x.even(other).store(out.as_mut_ptr().add(384 + start));
                 }
             }
             *self.output.borrow_mut() = out;
@@ -155,15 +174,20 @@ mod tests {
     fn operations_mean_the_same_on_every_tier() {
         let special = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -1e-40, 6.0, 6.5, -3.25, 0.1];
         let input = std::array::from_fn(|i| special[i % special.len()]);
+        let other = std::array::from_fn(|i| special[(i * 5 + 3) % special.len()]);
         for isa in Isa::available() {
-            let kernel = Operations { input, output: Default::default() };
+            let kernel = Operations { input, other, output: Default::default() };
             // SAFETY: the kernel touches only its own arrays.
             unsafe { isa.launch(&kernel) };
             let out = kernel.output.into_inner();
             for (i, x) in input.into_iter().enumerate() {
                 let clamped = if x.is_nan() { x } else { x.clamp(0.0, 6.0) };
                 let gathered = if i % 3 == 0 { 0.0 } else { input[63 - i] };
-                let expected = [x * 2.0 + 1.0, x + x, clamped, x, gathered];
+                let larger = if x.is_nan() || other[i].is_nan() { f32::NAN } else { x.max(other[i]) };
+                let (first, lane) = (i / isa.lanes() * isa.lanes(), i % isa.lanes());
+                let second = if lane < isa.lanes() / 2 { &input } else { &other };
+                let even = second[first + 2 * lane % isa.lanes()];
+                let expected = [x * 2.0 + 1.0, x + x, clamped, x, gathered, larger, even];
                 for (k, expected) in expected.into_iter().enumerate() {
                     let found = out[k * 64 + i];
                     let same = found == expected || (found.is_nan() && expected.is_nan());

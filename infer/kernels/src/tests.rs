@@ -233,36 +233,49 @@ fn linear_layers_agree() {
 #[test]
 fn pooling_takes_places_inside_the_image() {
     let rng = &mut ChaCha8Rng::seed_from_u64(6);
-    let (channels, size) = (3, [7, 9]);
-    let window = Window { kernel: [3, 2], stride: [2, 2], pads: [1, 1, 2, 0], dilation: [1, 1] };
-    let [rows, cols] = window.positions(size).unwrap();
-    for isa in Isa::available() {
-        for lanes in [1, isa.lanes()] {
-            let image = values(rng, channels * size[0] * size[1]);
-            for pooling in [Pooling::Max, Pooling::Average] {
-                let plane =
-                    |[height, width]: [usize; 2]| Buffer { plane: Plane::image(height, width, 1, lanes), channels };
-                let mut builder = ProgramBuilder::new(isa, &[plane(size), plane([rows, cols])]);
-                builder.import(0);
-                builder.pool(0, 1, pooling, window);
-                builder.export(1);
-                let mut found = vec![f32::NAN; channels * rows * cols];
-                builder.build(2, 1).unwrap().run(&image, 1, &mut found);
-                for (i, found) in found.into_iter().enumerate() {
-                    let (channel, row, col) = (i / (rows * cols), i / cols % rows, i % cols);
-                    let places = (0..3).flat_map(|h| (0..2).map(move |w| (row * 2 + h, col * 2 + w)));
-                    let inside = places.filter(|(y, x)| (1..=size[0]).contains(y) && (1..=size[1]).contains(x));
-                    let read = |(y, x)| image[(channel * size[0] + y - 1) * size[1] + x - 1];
-                    let places: Vec<f32> = inside.map(read).collect();
-                    let expected = match pooling {
-                        Pooling::Max => places.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-                        Pooling::Average => places.iter().sum::<f32>() / places.len() as f32,
-                    };
-                    let error = (found - expected).abs();
-                    assert!(error <= 1e-6, "{pooling:?} on {isa}, {lanes} lanes: {found}, expected {expected}");
+    let window = |kernel, stride, pads| Window { kernel, stride, pads, dilation: [1, 1] };
+    let windows = [
+        window([3, 2], [2, 2], [1, 1, 2, 0]),
+        window([2, 2], [2, 2], [0; 4]),
+        window([3, 3], [2, 2], [1; 4]),
+        window([3, 3], [1, 1], [1; 4]),
+        window([2, 5], [1, 3], [0, 2, 1, 1]),
+    ];
+    for (window, width) in windows.into_iter().flat_map(|w| [4, 8, 9, 33, 70].map(|width| (w, width))) {
+        let image = values(rng, 3 * 7 * width);
+        for isa in Isa::available() {
+            for lanes in [1, isa.lanes()] {
+                for pooling in [Pooling::Max, Pooling::Average] {
+                    test_pool(isa, lanes, pooling, window, &image, [7, width]);
                 }
             }
         }
+    }
+}
+
+fn test_pool(isa: Isa, lanes: usize, pooling: Pooling, window: Window, image: &[f32], size: [usize; 2]) {
+    let (channels, Window { kernel, stride, pads, .. }) = (3, window);
+    let [rows, cols] = window.positions(size).unwrap();
+    let plane = |[height, width]: [usize; 2]| Buffer { plane: Plane::image(height, width, 1, lanes), channels };
+    let mut builder = ProgramBuilder::new(isa, &[plane(size), plane([rows, cols])]);
+    builder.import(0);
+    builder.pool(0, 1, pooling, window);
+    builder.export(1);
+    let mut found = vec![f32::NAN; channels * rows * cols];
+    builder.build(2, 1).unwrap().run(image, 1, &mut found);
+    for (i, found) in found.into_iter().enumerate() {
+        let (channel, row, col) = (i / (rows * cols), i / cols % rows, i % cols);
+        let places = (0..kernel[0])
+            .flat_map(|h| (0..kernel[1]).map(move |w| (row * stride[0] + h, col * stride[1] + w)))
+            .map(|(y, x)| (y.wrapping_sub(pads[0]), x.wrapping_sub(pads[1])))
+            .filter(|(y, x)| *y < size[0] && *x < size[1]);
+        let places: Vec<f32> = places.map(|(y, x)| image[(channel * size[0] + y) * size[1] + x]).collect();
+        let expected = match pooling {
+            Pooling::Max => places.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            Pooling::Average => places.iter().sum::<f32>() / places.len() as f32,
+        };
+        let error = (found - expected).abs();
+        assert!(error <= 1e-6, "{pooling:?} {window:?} on {isa}, {lanes} lanes, {i}: {found}, expected {expected}");
     }
 }
 

@@ -73,6 +73,24 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller promises AVX2. The maximum is `other` where one is NaN, so only `self` needs a look.
+        unsafe {
+            let larger = _mm256_max_ps(self.0, other.0);
+            Self(_mm256_blendv_ps(larger, self.0, _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn even(self, next: Self) -> Self {
+        // SAFETY: the caller promises AVX2. The shuffle works in halves, whose parts the permutation puts in order.
+        unsafe {
+            let halves = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(self.0, next.0));
+            Self(_mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(halves)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
         // SAFETY: the caller promises AVX2. Both return their second operand where one is NaN.
         Self(unsafe { _mm256_min_ps(high.0, _mm256_max_ps(low.0, self.0)) })
@@ -127,6 +145,24 @@ impl Vector for F32x16 {
     unsafe fn add(self, other: Self) -> Self {
         // SAFETY: the caller promises AVX-512.
         Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller promises AVX-512. The maximum is `other` where one is NaN, so only `self` needs a look.
+        unsafe {
+            let larger = _mm512_max_ps(self.0, other.0);
+            Self(_mm512_mask_mov_ps(larger, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0), self.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn even(self, next: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        unsafe {
+            let lanes = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+            Self(_mm512_permutex2var_ps(self.0, lanes, next.0))
+        }
     }
 
     #[inline(always)]
