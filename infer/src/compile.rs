@@ -83,12 +83,8 @@ impl<'a> Compiler<'a> {
         let of = &self.memory.of;
         let (weight, matrix) = self.weight(&conv.weight)?;
         let density = matrix.nnz() as f64 / weight.len() as f64;
-        let sparse = match self.policy {
-            WeightPolicy::Auto => cost::convolution_is_sparse(density, conv.out_channels / conv.groups),
-            policy => policy == WeightPolicy::Sparse,
-        };
-        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
         self.check_arrangement(layer, conv)?;
+        let inputs = self.model.graph().shape(layer.inputs[0])[0];
         let settings = Conv {
             window: Window { kernel: conv.kernel, stride: conv.stride, pads: conv.pads, dilation: conv.dilation },
             groups: conv.groups,
@@ -96,6 +92,14 @@ impl<'a> Compiler<'a> {
             residual: layer.residual.map(|value| of[value]),
             clip: layer.clip,
         };
+        let sparse = match self.policy {
+            WeightPolicy::Auto if settings.is_depthwise(inputs, conv.out_channels) => {
+                cost::depthwise_is_sparse(density)
+            }
+            WeightPolicy::Auto => cost::convolution_is_sparse(density, conv.out_channels / conv.groups),
+            policy => policy == WeightPolicy::Sparse,
+        };
+        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
         plan.steps = self.builder.conv(of[layer.inputs[0]], of[layer.output], weights, &settings);
         plan.set_weights(weight.shape(), matrix.nnz());
         Ok(plan)

@@ -20,6 +20,12 @@ pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize) -> 
     density * SPARSE_OVER_DENSE < wasted
 }
 
+/// Whether a depthwise convolution is: only where few of a channel's weights are left, as starting a channel costs the
+/// sparse kernel some.
+pub(crate) fn depthwise_is_sparse(density: f64) -> bool {
+    density < 0.25
+}
+
 /// Whether a linear layer for one image is faster when only its non-zeros are computed.
 pub(crate) fn linear_is_sparse(density: f64, isa: Isa) -> bool {
     density * gather_over_dot(isa) < 1.0

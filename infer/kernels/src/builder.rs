@@ -2,21 +2,23 @@
 
 use std::ops::Range;
 
-use sr2_formats::CsrMatrix;
+use sr2_formats::{CsrMatrix, Tensor};
 
 use crate::Isa;
 use crate::activation::{Activate, Activation};
 use crate::border::Border;
 use crate::combine::{Combination, Combine};
-use crate::dense_conv::{BLOCK, Block, DenseConv};
 use crate::dilated_pooling::DilatedPool;
+use crate::dense_conv::{self, BLOCK, Block, DenseConv};
+use crate::depthwise::DepthwiseConv;
+use crate::grid::{Grid, Tile};
 use crate::linear::{Linear, LinearWeights};
-use crate::plane::{ALIGN, odd_lines};
+use crate::plane::{ALIGN, Plane, odd_lines};
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool, Pooling};
 use crate::program::{Buffer, Program, Step, Weights};
 use crate::softmax::Softmax;
-use crate::sparse_conv::{MAX_TILE, SparseConv, Tap};
+use crate::sparse_conv::{self, SparseConv, Tap};
 use crate::transfer::{Export, Flatten, Import};
 use crate::window::{Source, Window};
 
@@ -39,6 +41,17 @@ pub struct Conv<'a> {
     pub residual: Option<BufferId>,
     /// The result is limited to `[low, high]`, last.
     pub clip: [f32; 2],
+}
+
+impl Conv<'_> {
+    /// Whether every output channel reads one input channel of its own, through a window that has a kernel of its own
+    /// for dense weights.
+    pub fn is_depthwise(&self, in_channels: usize, out_channels: usize) -> bool {
+        let Window { kernel, stride, dilation, .. } = self.window;
+        (self.groups, self.groups) == (in_channels, out_channels)
+            && (kernel, dilation) == ([3, 3], [1, 1])
+            && matches!(stride, [1, 1] | [2, 2])
+    }
 }
 
 /// Collects the steps of a [`Program`]. Every method returns the range of steps it appended.
@@ -130,6 +143,31 @@ impl ProgramBuilder {
         assert_eq!(bias.len(), to.channels, "biases");
         let residual = residual.map(|r| self.like(r, y));
         self.distinct(x, y);
+        let all;
+        let weights = match weights {
+            Weights::Dense(dense) if conv.is_depthwise(from.channels, to.channels) => {
+                if self.fits_depthwise(&window, &from.plane, &to.plane) {
+                    let [top, left, ..] = window.pads;
+                    let head = from.plane.head() - (top * from.plane.pitch() + left) * self.lanes;
+                    return self.push(Step::DepthwiseConv(DepthwiseConv {
+                        x_start: x_start + head,
+                        x: from.plane,
+                        y_start: y_start + to.plane.head(),
+                        residual: residual.map(|r| r + to.plane.head()),
+                        y: to.plane,
+                        stride: window.stride[0],
+                        weights: dense.as_chunks().0.to_vec(),
+                        bias,
+                        clip,
+                    }));
+                }
+                // A block of the dense kernel would hold one channel.
+                let tensor = Tensor::new([to.channels, columns], dense.to_vec());
+                all = CsrMatrix::from_dense(&tensor).expect("a matrix of nine columns");
+                Weights::Sparse(&all)
+            }
+            weights => weights,
+        };
 
         let start = self.steps.len();
         let source = if window.is_direct(&from.plane, &to.plane) {
@@ -151,29 +189,37 @@ impl ProgramBuilder {
         let bytes = source.extent(from.channels, flat).checked_mul(size_of::<f32>());
         assert!(bytes.is_some_and(|b| b <= u32::MAX as usize), "an input of {bytes:?} bytes");
         let layer = Layer { source, groups, rows: to.channels, channels: from.channels, bias };
-        let head = to.plane.head();
-        let (y, residual) = (y_start + head, residual.map(|r| r + head));
-        let (stride, mask) = (to.plane.stride(), to.plane.mask());
+        let (grid, lanes) = (Grid::of(&to.plane), self.isa.lanes());
+        let (x, y, residual) = (layer.source.base, y_start + to.plane.head(), residual.map(|r| r + to.plane.head()));
+        // A grid of more than one run leaves the gaps between rows as they are.
+        let (stride, mask) = (to.plane.stride(), to.plane.mask().filter(|_| self.lanes == 1));
         match weights {
             Weights::Sparse(matrix) => {
-                let (taps, blocks, cumulative) = layer.sparse(matrix, self.isa.lanes() * MAX_TILE);
-                let (x, bias) = (layer.source.base, layer.bias);
-                let conv = SparseConv { x, y, residual, stride, flat, mask, taps, blocks, bias, clip, cumulative };
+                let tiles = grid.tiles(lanes, sparse_conv::SINGLE, sparse_conv::MOST);
+                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes);
+                let (pitch, bias) = (grid.pitch(), layer.bias);
+                let conv =
+                    SparseConv { x, y, residual, stride, tiles, pitch, mask, taps, blocks, bias, clip, cumulative };
                 self.push(Step::SparseConv(conv));
             }
             Weights::Dense(dense) => {
-                let (weights, offsets, blocks) = layer.dense(dense, columns);
-                let x = layer.source.base;
+                let tiles = grid.tiles(lanes, dense_conv::TILE, [1, dense_conv::TILE]);
+                let chunks = layer.chunks(&tiles[0], lanes);
+                let (weights, blocks) = layer.dense(dense, columns, &chunks);
+                let offsets = (0..columns).map(|column| layer.offset(0, column)).collect();
+                let block_first = to.channels * layer.source.taps.len() > layer.source.channel;
                 self.push(Step::DenseConv(DenseConv {
                     x,
                     y,
                     residual,
                     stride,
-                    flat,
+                    tiles,
                     mask,
                     weights,
                     offsets,
+                    chunks,
                     blocks,
+                    block_first,
                     clip,
                 }));
             }
@@ -319,6 +365,11 @@ impl ProgramBuilder {
         self.push(Step::Softmax(Softmax { x, y, features: from.channels, lanes: self.lanes }))
     }
 
+    /// Whether the depthwise kernel can run: it reads the padding in the plane, and whole vectors within a row.
+    fn fits_depthwise(&self, window: &Window, x: &Plane, y: &Plane) -> bool {
+        window.pads.iter().all(|pad| *pad <= x.pad()) && (self.lanes > 1 || y.width() >= self.isa.lanes())
+    }
+
     fn push(&mut self, step: Step) -> Range<usize> {
         self.steps.push(step);
         self.steps.len() - 1..self.steps.len()
@@ -364,23 +415,22 @@ struct Layer {
 
 impl Layer {
     /// Taps by block of input channels and row, the start of each row, and the cost of the rows before each.
-    fn sparse(&self, matrix: &CsrMatrix, tile: usize) -> (Vec<Tap>, Vec<Vec<u32>>, Vec<u64>) {
+    fn sparse(&self, matrix: &CsrMatrix, tile: &Tile, lanes: usize) -> (Vec<Tap>, Vec<Vec<u32>>, Vec<u64>) {
         let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
-        let bytes = group * self.source.footprint(tile) * size_of::<f32>();
+        let bytes = group * self.source.footprint(tile.rows, tile.vectors * lanes) * size_of::<f32>();
         let worthwhile = matrix.nnz() / self.rows / TAPS_OF_BLOCK;
         let count = bytes.div_ceil(TILE_BYTES).min(worthwhile).clamp(1, group);
         let (mut taps, mut blocks) = (Vec::with_capacity(matrix.nnz()), Vec::with_capacity(count));
         for block in 0..count {
-            let channels = group * block / count..group * (block + 1) / count;
+            let columns = group * block / count * kernel..group * (block + 1) / count * kernel;
             let mut starts = vec![taps.len() as u32];
             for row in 0..self.rows {
                 let first = row / (self.rows / self.groups) * group;
-                let (columns, values) = matrix.row(row);
-                for (column, weight) in columns.iter().zip(values) {
-                    let (channel, tap) = (*column as usize / kernel, *column as usize % kernel);
-                    if channels.contains(&channel) {
-                        let values = (first + channel) * self.source.channel + self.source.taps[tap];
-                        taps.push(Tap { weight: *weight, offset: (values * size_of::<f32>()) as u32 });
+                let (row_columns, values) = matrix.row(row);
+                for (column, weight) in row_columns.iter().zip(values) {
+                    let column = *column as usize;
+                    if columns.contains(&column) {
+                        taps.push(Tap { weight: *weight, offset: self.offset(first, column) });
                     }
                 }
                 starts.push(taps.len() as u32);
@@ -395,23 +445,39 @@ impl Layer {
         (taps, blocks, cumulative)
     }
 
-    /// Weights by block of output channels and tap, the distance of each tap, and the blocks.
-    fn dense(&self, dense: &[f32], columns: usize) -> (Vec<[f32; BLOCK]>, Vec<u32>, Vec<Block>) {
-        let kernel = self.source.taps.len();
-        let offset = |column| column / kernel * self.source.channel + self.source.taps[column % kernel];
-        let offsets = (0..columns).map(|column| (offset(column) * size_of::<f32>()) as u32).collect();
-        let (mut weights, mut blocks) = (Vec::new(), Vec::new());
+    /// Byte distance of the tap of a column of a group whose input channels start at `first`.
+    fn offset(&self, first: usize, column: usize) -> u32 {
+        let (channel, tap) = (column / self.source.taps.len(), column % self.source.taps.len());
+        (((first + channel) * self.source.channel + self.source.taps[tap]) * size_of::<f32>()) as u32
+    }
+
+    /// Taps by chunks of input channels, whose inputs of a tile and weights of a block fit the first-level cache.
+    fn chunks(&self, tile: &Tile, lanes: usize) -> Vec<Range<usize>> {
+        let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
+        let values = self.source.footprint(tile.rows, tile.vectors * lanes) + kernel * BLOCK;
+        let count = (group * values * size_of::<f32>()).div_ceil(TILE_BYTES).clamp(1, group);
+        (0..count).map(|i| group * i / count * kernel..group * (i + 1) / count * kernel).collect()
+    }
+
+    /// Weights by chunk, block of output channels and tap, and the blocks.
+    fn dense(&self, dense: &[f32], columns: usize, chunks: &[Range<usize>]) -> (Vec<[f32; BLOCK]>, Vec<Block>) {
         let per_group = self.rows / self.groups;
+        let mut blocks = Vec::new();
         for group in 0..self.groups {
             for start in (0..per_group).step_by(BLOCK) {
                 let (row, rows) = (group * per_group + start, BLOCK.min(per_group - start));
-                let value = |r, column| if r < rows { dense[(row + r) * columns + column] } else { 0.0 };
-                weights.extend((0..columns).map(|column| std::array::from_fn(|r| value(r, column))));
                 let bias = std::array::from_fn(|r| if r < rows { self.bias[row + r] } else { 0.0 });
                 let x = group * (self.channels / self.groups) * self.source.channel;
                 blocks.push(Block { row, rows, bias, x });
             }
         }
-        (weights, offsets, blocks)
+        let mut weights = Vec::with_capacity(blocks.len() * columns);
+        for chunk in chunks {
+            for Block { row, rows, .. } in &blocks {
+                let value = |r, column| if r < *rows { dense[(row + r) * columns + column] } else { 0.0 };
+                weights.extend(chunk.clone().map(|column| std::array::from_fn(|r| value(r, column))));
+            }
+        }
+        (weights, blocks)
     }
 }

@@ -1,5 +1,11 @@
 //! Direct dense convolution: blocks of output channels against tiles of output values, both held in registers.
+//!
+//! Taps are cut into chunks of input channels, so that the inputs of a tile and the weights of a block that one chunk
+//! needs stay in the first-level cache.
 
+use std::ops::Range;
+
+use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
@@ -7,7 +13,7 @@ use crate::step::Call;
 pub(crate) const BLOCK: usize = 6;
 
 /// Vectors of a tile: with six channels and the operands they fill 15 of 16 registers.
-const TILE: usize = 2;
+pub(crate) const TILE: usize = 2;
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], over all weights.
 #[derive(Debug)]
@@ -16,13 +22,18 @@ pub(crate) struct DenseConv {
     pub(crate) y: usize,
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
-    pub(crate) flat: usize,
+    pub(crate) tiles: Vec<Tile>,
     pub(crate) mask: Option<Vec<f32>>,
-    /// For each block, for each tap, the weights of the block's channels.
+    /// For each chunk, for each block, for each tap, the weights of the block's channels.
     pub(crate) weights: Vec<[f32; BLOCK]>,
     /// Byte distance of each tap.
     pub(crate) offsets: Vec<u32>,
+    /// The taps of each chunk.
+    pub(crate) chunks: Vec<Range<usize>>,
     pub(crate) blocks: Vec<Block>,
+    /// Whether the tiles of a block, rather than the blocks of a tile, follow each other: the smaller of a chunk's
+    /// inputs and weights is what should be read again and again.
+    pub(crate) block_first: bool,
     pub(crate) clip: [f32; 2],
 }
 
@@ -39,24 +50,25 @@ pub(crate) struct Block {
 impl Kernel for Call<'_, DenseConv> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let s = self.step;
-        let vectors = s.flat.div_ceil(V::LANES);
-        let tiles = vectors.div_ceil(TILE);
-        let part = self.site.part;
-        let (blocks, tiles_of_part) = if s.blocks.len() < 4 * part.count && tiles >= part.count {
-            (0..s.blocks.len(), part.of(tiles))
+        let (s, part) = (self.step, self.site.part);
+        let (blocks, tiles) = if s.blocks.len() < 4 * part.count && s.tiles.len() >= part.count {
+            (0..s.blocks.len(), part.of(s.tiles.len()))
         } else {
-            (part.of(s.blocks.len()), 0..tiles)
+            (part.of(s.blocks.len()), 0..s.tiles.len())
         };
-        for tile in tiles_of_part {
-            let (first, end) = (vectors * tile / tiles, vectors * (tile + 1) / tiles);
-            for block in blocks.clone() {
-                let at = first * V::LANES;
-                // SAFETY: `at` and the tile size stay within the vectors of a row.
-                unsafe {
-                    match end - first {
-                        1 => self.block::<V, 1>(block, at),
-                        _ => self.block::<V, 2>(block, at),
+        let (outer, inner) = if s.block_first { (&blocks, &tiles) } else { (&tiles, &blocks) };
+        for chunk in 0..s.chunks.len() {
+            for outer in outer.clone() {
+                for inner in inner.clone() {
+                    let (block, tile) = if s.block_first { (outer, inner) } else { (inner, outer) };
+                    let tile = s.tiles[tile];
+                    // SAFETY: the tile stays within the vectors of a row.
+                    unsafe {
+                        match (tile.rows, tile.vectors) {
+                            (1, 1) => self.block::<V, 1>(chunk, block, tile.at),
+                            (1, TILE) => self.block::<V, TILE>(chunk, block, tile.at),
+                            (rows, vectors) => unreachable!("a tile of {rows} x {vectors} vectors"),
+                        }
                     }
                 }
             }
@@ -65,25 +77,36 @@ impl Kernel for Call<'_, DenseConv> {
 }
 
 impl Call<'_, DenseConv> {
-    /// One tile of `P` vectors at flat value `at` of one block of channels.
+    /// One tile of `P` vectors at flat value `at` of one block of channels, over the taps of one chunk.
     ///
     /// # Safety
     /// The tile must lie within a row rounded up to whole vectors.
     #[inline(always)]
-    unsafe fn block<V: Vector, const P: usize>(&self, block: usize, at: usize) {
+    unsafe fn block<V: Vector, const P: usize>(&self, chunk: usize, block: usize, at: usize) {
         let s = self.step;
+        let (first, last) = (chunk == 0, chunk + 1 == s.chunks.len());
         // SAFETY: the program checked that every tap, row, residual and mask of a row of whole vectors lies inside
         // its buffer, that `y` overlaps none of the others, and gave this thread blocks or tiles of its own.
         unsafe {
-            let weights = s.weights.get_unchecked(block * s.offsets.len()..(block + 1) * s.offsets.len());
+            let taps = s.chunks.get_unchecked(chunk).clone();
+            let start = taps.start * s.blocks.len() + block * taps.len();
+            let weights = s.weights.get_unchecked(start..start + taps.len());
+            let offsets = s.offsets.get_unchecked(taps);
             let block = s.blocks.get_unchecked(block);
-            let x = self.site.arena.add(s.x + block.x + at).cast_const().cast::<u8>();
+            let x = self.site.arena.add(s.x + block.x + at).cast_const();
+            let y = self.site.arena.add(s.y + block.row * s.stride + at);
             let mut sums = [[V::splat(0.0); P]; BLOCK];
-            for (sums, bias) in sums.iter_mut().zip(block.bias) {
-                *sums = [V::splat(bias); P];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                if first {
+                    *sums = [V::splat(block.bias[r]); P];
+                } else if r < block.rows {
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        *sum = V::load(y.add(r * s.stride + p * V::LANES));
+                    }
+                }
             }
-            for (weights, offset) in weights.iter().zip(&s.offsets) {
-                let x = x.add(*offset as usize).cast::<f32>();
+            for (weights, offset) in weights.iter().zip(offsets) {
+                let x = x.byte_add(*offset as usize);
                 let mut inputs = [V::splat(0.0); P];
                 for (p, input) in inputs.iter_mut().enumerate() {
                     *input = V::load(x.add(p * V::LANES));
@@ -96,20 +119,20 @@ impl Call<'_, DenseConv> {
                 }
             }
             let [low, high] = s.clip.map(|bound| V::splat(bound));
-            for (r, sums) in sums.into_iter().enumerate() {
-                if r == block.rows {
-                    break;
-                }
-                let row = (block.row + r) * s.stride + at;
+            for (r, sums) in sums.into_iter().enumerate().take(block.rows) {
                 for (p, mut sum) in sums.into_iter().enumerate() {
-                    if let Some(residual) = s.residual {
-                        sum = sum.add(V::load(self.site.arena.add(residual + row + p * V::LANES)));
+                    let place = r * s.stride + p * V::LANES;
+                    if last {
+                        if let Some(residual) = s.residual {
+                            let residual = self.site.arena.add(residual + block.row * s.stride + at);
+                            sum = sum.add(V::load(residual.add(place)));
+                        }
+                        sum = sum.clamp(low, high);
+                        if let Some(mask) = &s.mask {
+                            sum = sum.and(V::load(mask.as_ptr().add(at + p * V::LANES)));
+                        }
                     }
-                    sum = sum.clamp(low, high);
-                    if let Some(mask) = &s.mask {
-                        sum = sum.and(V::load(mask.as_ptr().add(at + p * V::LANES)));
-                    }
-                    sum.store(self.site.arena.add(s.y + row + p * V::LANES));
+                    sum.store(y.add(place));
                 }
             }
         }

@@ -11,6 +11,8 @@ mod builder;
 mod combine;
 mod dense_conv;
 mod dilated_pooling;
+mod depthwise;
+mod grid;
 mod isa;
 mod linear;
 mod plane;

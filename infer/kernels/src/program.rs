@@ -14,6 +14,7 @@ use crate::builder::ProgramBuilder;
 use crate::combine::Combine;
 use crate::dense_conv::DenseConv;
 use crate::dilated_pooling::DilatedPool;
+use crate::depthwise::DepthwiseConv;
 use crate::linear::Linear;
 use crate::plane::Plane;
 use crate::pointwise::Pointwise;
@@ -50,6 +51,7 @@ pub(crate) enum Step {
     Arrange(Arrange),
     SparseConv(SparseConv),
     DenseConv(DenseConv),
+    DepthwiseConv(DepthwiseConv),
     Linear(Linear),
     Pointwise(Pointwise),
     Activate(Activate),
@@ -72,6 +74,7 @@ impl Step {
             Self::Arrange(_) => "arrange_f32",
             Self::SparseConv(_) => "sparse_conv_f32",
             Self::DenseConv(_) => "dense_conv_f32",
+            Self::DepthwiseConv(_) => "depthwise_conv_f32",
             Self::Linear(Linear { weights: LinearWeights::Sparse { .. }, .. }) => "sparse_linear_f32",
             Self::Linear(_) => "dense_linear_f32",
             Self::Pointwise(_) => "pointwise_f32",
@@ -94,6 +97,7 @@ impl Step {
                 size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>()
             }
             Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
+            Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
             Self::Linear(Linear { weights: LinearWeights::Dense(weights), .. }) => size_of_val(&weights[..]),
             Self::Linear(Linear { weights: LinearWeights::Sparse { starts, entries }, .. }) => {
                 size_of_val(&starts[..]) + size_of_val(&entries[..])
@@ -113,6 +117,7 @@ impl Step {
                 Self::Arrange(step) => isa.launch(&Call { step, site }),
                 Self::SparseConv(step) => isa.launch(&Call { step, site }),
                 Self::DenseConv(step) => isa.launch(&Call { step, site }),
+                Self::DepthwiseConv(step) => isa.launch(&Call { step, site }),
                 Self::Linear(step) => isa.launch(&Call { step, site }),
                 Self::Pointwise(step) => isa.launch(&Call { step, site }),
                 Self::Activate(step) => isa.launch(&Call { step, site }),

@@ -18,8 +18,6 @@ pub(crate) trait Vector: Copy {
     unsafe fn splat(value: f32) -> Self;
     /// Reads `LANES` values.
     unsafe fn load(from: *const f32) -> Self;
-    /// Reads the value at each of `LANES` distances from `from`; a negative one gives 0.
-    unsafe fn gather(from: *const f32, indices: *const i32) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, to: *mut f32);
     /// `self * factor + addend`, with one rounding where the tier fuses.
@@ -86,14 +84,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn gather(from: *const f32, indices: *const i32) -> Self {
-        Self(std::array::from_fn(|i| {
-            // SAFETY: the caller gives four readable indices, and a readable value for each that is not negative.
-            unsafe { usize::try_from(*indices.add(i)).map_or(0.0, |index| *from.add(index)) }
-        }))
-    }
-
-    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller gives four writable values.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
@@ -148,8 +138,7 @@ mod tests {
     impl Kernel for Operations {
         #[inline(always)]
         unsafe fn run<V: Vector>(&self) {
-            let mut out = vec![0.0f32; 64 * 7];
-            let indices: [i32; 64] = std::array::from_fn(|i| if i % 3 == 0 { -1 } else { 63 - i as i32 });
+            let mut out = vec![0.0f32; 64 * 6];
             for start in (0..64).step_by(V::LANES) {
                 // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
                 unsafe {
@@ -159,11 +148,9 @@ mod tests {
                     x.add(x).store(out.as_mut_ptr().add(64 + start));
                     x.clamp(V::splat(0.0), V::splat(6.0)).store(out.as_mut_ptr().add(128 + start));
                     x.and(ones).store(out.as_mut_ptr().add(192 + start));
-                    let gathered = V::gather(self.input.as_ptr(), indices.as_ptr().add(start));
-                    gathered.store(out.as_mut_ptr().add(256 + start));
                     let other = V::load(self.other.as_ptr().add(start));
-                    x.max(other).store(out.as_mut_ptr().add(320 + start));
-                    x.even(other).store(out.as_mut_ptr().add(384 + start));
+                    x.max(other).store(out.as_mut_ptr().add(256 + start));
+                    x.even(other).store(out.as_mut_ptr().add(320 + start));
                 }
             }
             *self.output.borrow_mut() = out;
@@ -182,12 +169,11 @@ mod tests {
             let out = kernel.output.into_inner();
             for (i, x) in input.into_iter().enumerate() {
                 let clamped = if x.is_nan() { x } else { x.clamp(0.0, 6.0) };
-                let gathered = if i % 3 == 0 { 0.0 } else { input[63 - i] };
                 let larger = if x.is_nan() || other[i].is_nan() { f32::NAN } else { x.max(other[i]) };
                 let (first, lane) = (i / isa.lanes() * isa.lanes(), i % isa.lanes());
                 let second = if lane < isa.lanes() / 2 { &input } else { &other };
                 let even = second[first + 2 * lane % isa.lanes()];
-                let expected = [x * 2.0 + 1.0, x + x, clamped, x, gathered, larger, even];
+                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even];
                 for (k, expected) in expected.into_iter().enumerate() {
                     let found = out[k * 64 + i];
                     let same = found == expected || (found.is_nan() && expected.is_nan());

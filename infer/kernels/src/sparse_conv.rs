@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
@@ -25,8 +26,9 @@ pub(crate) struct SparseConv {
     pub(crate) y: usize,
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
-    /// Values of a row.
-    pub(crate) flat: usize,
+    /// What to compute of each row, and the distance of the runs of a tile.
+    pub(crate) tiles: Vec<Tile>,
+    pub(crate) pitch: usize,
     /// Bits of a row to keep.
     pub(crate) mask: Option<Vec<f32>>,
     /// Taps by block of input channels, then by row.
@@ -39,41 +41,43 @@ pub(crate) struct SparseConv {
     pub(crate) cumulative: Vec<u64>,
 }
 
-/// Accumulators that fit 16 registers beside a weight and an operand.
-pub(crate) const MAX_TILE: usize = 12;
+/// Most vectors of a tile in one run, and most runs and vectors of others: as many accumulators as fit 16 registers
+/// beside a weight, and a shape that shares many inputs between its outputs.
+pub(crate) const SINGLE: usize = 12;
+pub(crate) const MOST: [usize; 2] = [2, 4];
 
 impl Kernel for Call<'_, SparseConv> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let s = self.step;
-        let vectors = s.flat.div_ceil(V::LANES);
-        let tiles = vectors.div_ceil(MAX_TILE);
-        let part = self.site.part;
-        let (rows, tiles_of_part) = if s.bias.len() < 4 * part.count && tiles >= part.count {
-            (0..s.bias.len(), part.of(tiles))
+        let (s, part) = (self.step, self.site.part);
+        let (rows, tiles) = if s.bias.len() < 4 * part.count && s.tiles.len() >= part.count {
+            (0..s.bias.len(), part.of(s.tiles.len()))
         } else {
-            (part.weighted(&s.cumulative), 0..tiles)
+            (part.weighted(&s.cumulative), 0..s.tiles.len())
         };
-        for tile in tiles_of_part {
-            let (first, end) = (vectors * tile / tiles, vectors * (tile + 1) / tiles);
-            let at = first * V::LANES;
+        for tile in &s.tiles[tiles] {
             for block in 0..s.blocks.len() {
-                let rows = rows.clone();
-                // SAFETY: `at` and the tile size stay within the vectors of a row.
+                let (rows, at) = (rows.clone(), tile.at);
+                // SAFETY: the tile stays within the vectors of a row.
                 unsafe {
-                    match end - first {
-                        1 => self.rows::<V, 1, 8>(block, rows, at),
-                        2 => self.rows::<V, 2, 6>(block, rows, at),
-                        3 => self.rows::<V, 3, 4>(block, rows, at),
-                        4 => self.rows::<V, 4, 3>(block, rows, at),
-                        5 => self.rows::<V, 5, 2>(block, rows, at),
-                        6 => self.rows::<V, 6, 2>(block, rows, at),
-                        7 => self.rows::<V, 7, 2>(block, rows, at),
-                        8 => self.rows::<V, 8, 1>(block, rows, at),
-                        9 => self.rows::<V, 9, 1>(block, rows, at),
-                        10 => self.rows::<V, 10, 1>(block, rows, at),
-                        11 => self.rows::<V, 11, 1>(block, rows, at),
-                        _ => self.rows::<V, 12, 1>(block, rows, at),
+                    match (tile.rows, tile.vectors) {
+                        (1, 1) => self.rows::<V, 1, 1, 8>(block, rows, at),
+                        (1, 2) => self.rows::<V, 1, 2, 6>(block, rows, at),
+                        (1, 3) => self.rows::<V, 1, 3, 4>(block, rows, at),
+                        (1, 4) => self.rows::<V, 1, 4, 3>(block, rows, at),
+                        (1, 5) => self.rows::<V, 1, 5, 2>(block, rows, at),
+                        (1, 6) => self.rows::<V, 1, 6, 2>(block, rows, at),
+                        (1, 7) => self.rows::<V, 1, 7, 1>(block, rows, at),
+                        (1, 8) => self.rows::<V, 1, 8, 1>(block, rows, at),
+                        (1, 9) => self.rows::<V, 1, 9, 1>(block, rows, at),
+                        (1, 10) => self.rows::<V, 1, 10, 1>(block, rows, at),
+                        (1, 11) => self.rows::<V, 1, 11, 1>(block, rows, at),
+                        (1, SINGLE) => self.rows::<V, 1, 12, 1>(block, rows, at),
+                        (2, 1) => self.rows::<V, 2, 1, 6>(block, rows, at),
+                        (2, 2) => self.rows::<V, 2, 2, 3>(block, rows, at),
+                        (2, 3) => self.rows::<V, 2, 3, 2>(block, rows, at),
+                        (2, 4) => self.rows::<V, 2, 4, 1>(block, rows, at),
+                        (rows, vectors) => unreachable!("a tile of {rows} x {vectors} vectors"),
                     }
                 }
             }
@@ -82,59 +86,121 @@ impl Kernel for Call<'_, SparseConv> {
 }
 
 impl Call<'_, SparseConv> {
-    /// One tile of `P` vectors at flat value `at`, for `rows`, over the taps of one block. `U` taps are in flight at
-    /// once, so that short tiles do not wait for their own sums.
+    /// One tile of `R` runs of `C` vectors from flat value `at` on, for `rows`, over the taps of one block. `U` taps
+    /// are in flight at once, so that short tiles do not wait for their own sums.
     ///
     /// # Safety
     /// The tile must lie within a row rounded up to whole vectors.
     #[inline(always)]
-    unsafe fn rows<V: Vector, const P: usize, const U: usize>(&self, block: usize, rows: Range<usize>, at: usize) {
+    unsafe fn rows<V: Vector, const R: usize, const C: usize, const U: usize>(
+        &self,
+        block: usize,
+        rows: Range<usize>,
+        at: usize,
+    ) {
         let s = self.step;
         let (first, last) = (block == 0, block + 1 == s.blocks.len());
         let starts = &s.blocks[block];
         // SAFETY: the program checked that every tap, row, residual and mask of a row of whole vectors lies inside
         // its buffer, that `y` overlaps none of the others, and gave this thread rows or tiles of its own.
         unsafe {
-            let x = self.site.arena.add(s.x + at).cast_const().cast::<u8>();
+            let x = self.site.arena.add(s.x + at).cast_const();
             for row in rows {
                 let y = self.site.arena.add(s.y + row * s.stride + at);
-                let mut sums = [[V::splat(0.0); P]; U];
+                let mut sums = [[[V::splat(0.0); C]; R]; U];
                 if first {
-                    sums[0] = [V::splat(*s.bias.get_unchecked(row)); P];
+                    sums[0] = [[V::splat(*s.bias.get_unchecked(row)); C]; R];
                 } else {
-                    for (p, sum) in sums[0].iter_mut().enumerate() {
-                        *sum = V::load(y.add(p * V::LANES));
+                    for (r, sums) in sums[0].iter_mut().enumerate() {
+                        for (c, sum) in sums.iter_mut().enumerate() {
+                            *sum = V::load(y.add(r * s.pitch + c * V::LANES));
+                        }
                     }
                 }
                 let range = *starts.get_unchecked(row) as usize..*starts.get_unchecked(row + 1) as usize;
                 let taps = s.taps.get_unchecked(range);
                 let chunks = taps.chunks_exact(U);
                 for tap in chunks.remainder() {
-                    add_tap(tap, x, &mut sums[0]);
+                    add_tap(tap, x, s.pitch, &mut sums[0]);
                 }
                 for chunk in chunks {
                     for (tap, sums) in chunk.iter().zip(&mut sums) {
-                        add_tap(tap, x, sums);
+                        add_tap(tap, x, s.pitch, sums);
                     }
                 }
-                let [low, high] = s.clip.map(|bound| V::splat(bound));
-                for p in 0..P {
-                    let mut sum = sums[0][p];
-                    for more in &sums[1..] {
-                        sum = sum.add(more[p]);
+                let (sums, more) = sums.split_first_mut().expect("one tap or more is in flight");
+                let mut tile = Tiled { sums, pitch: s.pitch };
+                more.iter().for_each(|more| tile.add(more));
+                if last {
+                    if let Some(residual) = s.residual {
+                        tile.add_from(self.site.arena.add(residual + row * s.stride + at));
                     }
-                    if last {
-                        if let Some(residual) = s.residual {
-                            let residual = self.site.arena.add(residual + row * s.stride + at + p * V::LANES);
-                            sum = sum.add(V::load(residual));
-                        }
-                        sum = sum.clamp(low, high);
-                        if let Some(mask) = &s.mask {
-                            sum = sum.and(V::load(mask.as_ptr().add(at + p * V::LANES)));
-                        }
+                    tile.clamp(s.clip);
+                    if let Some(mask) = &s.mask {
+                        tile.and(mask.as_ptr().add(at));
                     }
-                    sum.store(y.add(p * V::LANES));
                 }
+                tile.store(y);
+            }
+        }
+    }
+}
+
+/// The sums of a tile on their way out; the runs of what they meet in memory lie `pitch` values apart.
+///
+/// All methods: the CPU must have the features of `V`, and the pointer's runs must be readable or writable.
+struct Tiled<'a, V, const R: usize, const C: usize> {
+    sums: &'a mut [[V; C]; R],
+    pitch: usize,
+}
+
+impl<V: Vector, const R: usize, const C: usize> Tiled<'_, V, R, C> {
+    #[inline(always)]
+    unsafe fn add(&mut self, more: &[[V; C]; R]) {
+        for (sums, more) in self.sums.iter_mut().zip(more) {
+            for (sum, more) in sums.iter_mut().zip(more) {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { sum.add(*more) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_from(&mut self, from: *const f32) {
+        for (r, sums) in self.sums.iter_mut().enumerate() {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { sum.add(V::load(from.add(r * self.pitch + c * V::LANES))) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(&mut self, clip: [f32; 2]) {
+        // SAFETY: the caller's promise.
+        let [low, high] = clip.map(|bound| unsafe { V::splat(bound) });
+        for sum in self.sums.iter_mut().flatten() {
+            // SAFETY: the caller's promise.
+            *sum = unsafe { sum.clamp(low, high) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn and(&mut self, mask: *const f32) {
+        for (r, sums) in self.sums.iter_mut().enumerate() {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { sum.and(V::load(mask.add(r * self.pitch + c * V::LANES))) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self, to: *mut f32) {
+        for (r, sums) in self.sums.iter().enumerate() {
+            for (c, sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { sum.store(to.add(r * self.pitch + c * V::LANES)) };
             }
         }
     }
@@ -143,15 +209,22 @@ impl Call<'_, SparseConv> {
 /// `sums += tap.weight * x[tap.offset..]`.
 ///
 /// # Safety
-/// `x` must be readable for `P` vectors from the tap's offset on.
+/// `x` must be readable for `R` runs of `C` vectors, `pitch` values apart, from the tap's offset on.
 #[inline(always)]
-unsafe fn add_tap<V: Vector, const P: usize>(tap: &Tap, x: *const u8, sums: &mut [V; P]) {
+unsafe fn add_tap<V: Vector, const R: usize, const C: usize>(
+    tap: &Tap,
+    x: *const f32,
+    pitch: usize,
+    sums: &mut [[V; C]; R],
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let weight = V::splat(tap.weight);
-        let x = x.add(tap.offset as usize).cast::<f32>();
-        for (p, sum) in sums.iter_mut().enumerate() {
-            *sum = V::load(x.add(p * V::LANES)).mul_add(weight, *sum);
+        let x = x.byte_add(tap.offset as usize);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                *sum = V::load(x.add(r * pitch + c * V::LANES)).mul_add(weight, *sum);
+            }
         }
     }
 }

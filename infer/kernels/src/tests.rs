@@ -182,6 +182,17 @@ fn grouped_and_depthwise_convolutions_agree() {
 }
 
 #[test]
+fn depthwise_windows_agree_at_every_width() {
+    for (seed, width) in (1..=20).chain([33, 40]).enumerate() {
+        for stride in [1, 2] {
+            let window = Window { stride: [stride; 2], ..SAME };
+            let case = Case { groups: 3, clip: [-0.5, 0.5], ..case([3, 3], [width.min(9), width], window, 0.3) };
+            test_conv(Case { residual: seed % 2 == 0, ..case }, seed as u64);
+        }
+    }
+}
+
+#[test]
 fn residuals_and_clips_come_last() {
     let case = case([5, 7], [6, 13], SAME, 0.6);
     for (seed, clip) in [[0.0, f32::INFINITY], [0.0, 6.0], [-0.5, 0.5], NO_CLIP].into_iter().enumerate() {

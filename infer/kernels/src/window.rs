@@ -1,6 +1,6 @@
 //! How a window slides over an image, and where a convolution finds its taps.
 
-use crate::arrange::{Arrange, ZERO};
+use crate::arrange::{Arrange, runs};
 use crate::plane::{ALIGN, Plane, odd_lines};
 
 /// A sliding window with ONNX semantics (floor mode).
@@ -45,8 +45,9 @@ pub(crate) struct Source {
     pub(crate) base: usize,
     pub(crate) channel: usize,
     pub(crate) taps: Vec<usize>,
-    /// Values of one channel that a tile of one value reads from its first to its last, in each of `panels` places.
-    reach: usize,
+    /// Rows, and values of a row, that a tile reads beyond its own, in each of `panels` places.
+    reach: [usize; 2],
+    pitch: usize,
     panels: usize,
 }
 
@@ -58,8 +59,9 @@ impl Source {
             .map(|k| (k / cols * window.dilation[0] * x.pitch() + k % cols * window.dilation[1]) * x.lanes())
             .collect();
         let origin = (window.pads[0] * x.pitch() + window.pads[1]) * x.lanes();
-        let reach = taps[taps.len() - 1];
-        Self { base: start + x.head() - origin, channel: x.stride(), taps, reach, panels: 1 }
+        let reach = [(rows - 1) * window.dilation[0], (cols - 1) * window.dilation[1] * x.lanes()];
+        let pitch = x.pitch() * x.lanes();
+        Self { base: start + x.head() - origin, channel: x.stride(), taps, reach, pitch, panels: 1 }
     }
 
     /// Reads `scratch`, where the returned step first puts the input positions in the order in which the outputs need
@@ -86,7 +88,7 @@ impl Source {
         let column_starts = distinct(columns.iter().map(|(start, _)| *start));
         let rows = y.height() + place(0, kernel_rows - 1).1;
 
-        let mut pattern = Vec::new();
+        let mut sources = Vec::new();
         for start in &column_starts {
             for phase in &row_phases {
                 for (row, col) in (0..rows).flat_map(|row| (0..pitch).map(move |col| (row, col))) {
@@ -94,7 +96,7 @@ impl Source {
                     let col = (col * window.stride[1] + start).wrapping_sub(window.pads[1]);
                     let inside = row < x.height() && col < x.width();
                     let source = x.head() + row.wrapping_mul(x.pitch()).wrapping_add(col).wrapping_mul(x.lanes());
-                    pattern.push(if inside { source as i32 } else { ZERO });
+                    sources.push(inside.then_some(source));
                 }
             }
         }
@@ -106,19 +108,21 @@ impl Source {
             ((column * row_phases.len() + row_phase) * panel + down * pitch + right) * y.lanes()
         };
         let taps = (0..kernel_rows * kernel_cols).map(tap).collect();
-        if y.lanes() == 1 {
-            pattern.resize(pattern.len().next_multiple_of(ALIGN), ZERO);
-        }
-        let stride = odd_lines(pattern.len() * y.lanes());
+        let room = if y.lanes() == 1 { ALIGN } else { 0 };
+        let stride = odd_lines(sources.len() * y.lanes() + room);
         let panels = row_phases.len() * column_starts.len();
-        let reach = ((rows - y.height()) * pitch + shifts) * y.lanes();
-        let arrange = Arrange { x: *x, x_start, channels, to: scratch, stride, pattern };
-        (Self { base: scratch, channel: stride, taps, reach, panels }, arrange)
+        let reach = [rows - y.height(), shifts * y.lanes()];
+        let step = window.stride[1];
+        let runs = runs(&sources, step * x.lanes());
+        let arrange = Arrange { x: *x, x_start, channels, to: scratch, stride, step, runs };
+        let pitch = pitch * y.lanes();
+        (Self { base: scratch, channel: stride, taps, reach, pitch, panels }, arrange)
     }
 
-    /// Values of one channel that a tile of `tile` values reads.
-    pub(crate) fn footprint(&self, tile: usize) -> usize {
-        (self.panels * (tile + self.reach)).min(self.channel)
+    /// Values of one channel that a tile of `rows` runs of `values` values reads.
+    pub(crate) fn footprint(&self, rows: usize, values: usize) -> usize {
+        let (rows, run) = (rows + self.reach[0], values + self.reach[1]);
+        (self.panels * ((rows - 1) * self.pitch + run).min(rows * run)).min(self.channel)
     }
 
     /// Values that `channels` channels take, from `base` to the end of the last vector read.

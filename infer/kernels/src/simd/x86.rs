@@ -44,17 +44,6 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
-    unsafe fn gather(from: *const f32, indices: *const i32) -> Self {
-        // SAFETY: the caller promises AVX2, eight readable indices, and a readable value for each that is not
-        // negative; the others are masked by their sign.
-        unsafe {
-            let indices = _mm256_loadu_si256(indices.cast());
-            let wanted = _mm256_cmpgt_epi32(indices, _mm256_set1_epi32(-1));
-            Self(_mm256_mask_i32gather_ps::<4>(_mm256_setzero_ps(), from, indices, _mm256_castsi256_ps(wanted)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises AVX2 and eight writable values.
         unsafe { _mm256_storeu_ps(to, self.0) }
@@ -116,17 +105,6 @@ impl Vector for F32x16 {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller promises AVX-512 and sixteen readable values.
         Self(unsafe { _mm512_loadu_ps(from) })
-    }
-
-    #[inline(always)]
-    unsafe fn gather(from: *const f32, indices: *const i32) -> Self {
-        // SAFETY: the caller promises AVX-512, sixteen readable indices, and a readable value for each that is not
-        // negative; the others are masked.
-        unsafe {
-            let indices = _mm512_loadu_si512(indices.cast());
-            let wanted = _mm512_cmpgt_epi32_mask(indices, _mm512_set1_epi32(-1));
-            Self(_mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), wanted, indices, from))
-        }
     }
 
     #[inline(always)]
