@@ -14,7 +14,7 @@ use crate::{Error, Options, WeightPolicy, cost, fuse, memory};
 /// Compiles a model whose batch norms are folded as far as they can be.
 pub(crate) fn compile(model: &Model, isa: Isa, options: &Options) -> Result<(Program, Plan), Error> {
     let (layers, output) = fuse::layers(model.graph())?;
-    let lanes = memory::lanes(isa, options.batch);
+    let lanes = memory::lanes(model.graph(), &layers, isa, options.batch);
     let memory = memory::plan(model, &layers, output, isa, lanes)?;
     let builder = ProgramBuilder::new(isa, &memory.buffers);
     let mut compiler = Compiler { model, memory: &memory, policy: options.weights, isa, lanes, builder };

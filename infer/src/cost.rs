@@ -31,6 +31,14 @@ pub(crate) fn linear_is_sparse(density: f64, isa: Isa) -> bool {
     density * gather_over_dot(isa) < 1.0
 }
 
+/// Whether a vector of images at a time is no slower than image by image, for a network whose largest layer has
+/// `values` inputs and outputs: where those leave the core's caches, they cost more than the zeros between rows and
+/// the small maps that a vector of images does without. `examples/profile.rs` puts ResNet-18 and VGG-16 for 32x32
+/// images on one side, MobileNetV2 and images of 224x224 on the other.
+pub(crate) fn vector_of_images_fits(values: usize) -> bool {
+    values * size_of::<f32>() <= 800 << 10
+}
+
 /// Vectors that hold `values` values.
 pub(crate) fn vectors(values: usize, isa: Isa) -> usize {
     values.div_ceil(isa.lanes())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sr2_kernels::{Buffer, Isa, Plane};
-use sr2_models::{Model, ValueId};
+use sr2_models::{Graph, Model, ValueId};
 
 use crate::fuse::{Kind, Layer};
 use crate::{Error, cost};
@@ -117,7 +117,12 @@ fn buffer(shape: &[usize], padding: &BTreeMap<[usize; 2], usize>, lanes: usize, 
     }
 }
 
-/// Images side by side at a position: as many as a vector holds where a batch fills one.
-pub(crate) fn lanes(isa: Isa, batch: usize) -> usize {
-    if batch >= isa.lanes() { isa.lanes() } else { 1 }
+/// Images side by side at a position: as many as a vector holds where a batch fills one, unless their activations
+/// would leave the caches that one image's stay in.
+pub(crate) fn lanes(graph: &Graph, layers: &[Layer<'_>], isa: Isa, batch: usize) -> usize {
+    let values = |value: ValueId| graph.shape(value).iter().product::<usize>();
+    let layer = |layer: &Layer<'_>| values(layer.output) + layer.inputs.iter().map(|v| values(*v)).sum::<usize>();
+    let largest = layers.iter().map(layer).max().unwrap_or(0);
+    let fits = cost::vector_of_images_fits(largest);
+    if batch >= isa.lanes() && fits { isa.lanes() } else { 1 }
 }

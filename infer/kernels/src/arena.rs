@@ -1,8 +1,11 @@
-//! Zeroed memory on cache-line boundaries.
+//! Zeroed memory on cache-line or page boundaries.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 
-/// A run of f32 values, zero at first, aligned to 64 bytes.
+/// Bytes of a huge page.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A run of f32 values, zero at first, aligned to 64 bytes, or to huge pages where it fills one.
 #[derive(Debug)]
 pub(crate) struct Arena {
     start: *mut f32,
@@ -24,6 +27,7 @@ impl Arena {
         if start.is_null() {
             handle_alloc_error(layout);
         }
+        advise_huge_pages(start, layout);
         Self { start, len }
     }
 
@@ -38,8 +42,21 @@ impl Arena {
     }
 
     fn layout(len: usize) -> Layout {
-        Layout::array::<f32>(len).and_then(|l| l.align_to(64)).expect("arena sizes are far below isize::MAX")
+        let align = if len * size_of::<f32>() < HUGE_PAGE { 64 } else { HUGE_PAGE };
+        Layout::array::<f32>(len).and_then(|l| l.align_to(align)).expect("arena sizes are far below isize::MAX")
     }
+}
+
+/// Asks for huge pages: a tile touches a page for every channel, more than the first-level TLB holds. The system may
+/// well refuse.
+fn advise_huge_pages(start: *mut f32, layout: Layout) {
+    #[cfg(target_os = "linux")]
+    if layout.size() >= HUGE_PAGE {
+        // SAFETY: the range is the allocation's, on a page boundary; the advice does not change what it holds.
+        unsafe { libc::madvise(start.cast(), layout.size(), libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, layout);
 }
 
 impl Drop for Arena {

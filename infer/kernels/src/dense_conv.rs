@@ -119,17 +119,21 @@ impl Call<'_, DenseConv> {
                 }
             }
             let [low, high] = s.clip.map(|bound| V::splat(bound));
-            for (r, sums) in sums.into_iter().enumerate().take(block.rows) {
+            let residual = s.residual.map(|residual| self.site.arena.add(residual + block.row * s.stride + at));
+            let mask = s.mask.as_ref().map(|mask| mask.as_ptr().add(at));
+            for (r, sums) in sums.into_iter().enumerate() {
+                if r == block.rows {
+                    break;
+                }
                 for (p, mut sum) in sums.into_iter().enumerate() {
                     let place = r * s.stride + p * V::LANES;
                     if last {
-                        if let Some(residual) = s.residual {
-                            let residual = self.site.arena.add(residual + block.row * s.stride + at);
+                        if let Some(residual) = residual {
                             sum = sum.add(V::load(residual.add(place)));
                         }
                         sum = sum.clamp(low, high);
-                        if let Some(mask) = &s.mask {
-                            sum = sum.and(V::load(mask.as_ptr().add(at + p * V::LANES)));
+                        if let Some(mask) = mask {
+                            sum = sum.and(V::load(mask.add(p * V::LANES)));
                         }
                     }
                     sum.store(y.add(place));

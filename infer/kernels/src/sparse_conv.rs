@@ -128,82 +128,45 @@ impl Call<'_, SparseConv> {
                         add_tap(tap, x, s.pitch, sums);
                     }
                 }
-                let (sums, more) = sums.split_first_mut().expect("one tap or more is in flight");
-                let mut tile = Tiled { sums, pitch: s.pitch };
-                more.iter().for_each(|more| tile.add(more));
+                let mut tile = sums[0];
+                for more in &sums[1..] {
+                    tile = each(tile, |sum, r, c| sum.add(more[r][c]));
+                }
                 if last {
+                    let place = |r: usize, c: usize| r * s.pitch + c * V::LANES;
                     if let Some(residual) = s.residual {
-                        tile.add_from(self.site.arena.add(residual + row * s.stride + at));
+                        let residual = self.site.arena.add(residual + row * s.stride + at);
+                        tile = each(tile, |sum, r, c| sum.add(V::load(residual.add(place(r, c)))));
                     }
-                    tile.clamp(s.clip);
+                    let [low, high] = s.clip.map(|bound| V::splat(bound));
+                    tile = each(tile, |sum, _, _| sum.clamp(low, high));
                     if let Some(mask) = &s.mask {
-                        tile.and(mask.as_ptr().add(at));
+                        let mask = mask.as_ptr().add(at);
+                        tile = each(tile, |sum, r, c| sum.and(V::load(mask.add(place(r, c)))));
                     }
                 }
-                tile.store(y);
+                for (r, sums) in tile.into_iter().enumerate() {
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        sum.store(y.add(r * s.pitch + c * V::LANES));
+                    }
+                }
             }
         }
     }
 }
 
-/// The sums of a tile on their way out; the runs of what they meet in memory lie `pitch` values apart.
-///
-/// All methods: the CPU must have the features of `V`, and the pointer's runs must be readable or writable.
-struct Tiled<'a, V, const R: usize, const C: usize> {
-    sums: &'a mut [[V; C]; R],
-    pitch: usize,
-}
-
-impl<V: Vector, const R: usize, const C: usize> Tiled<'_, V, R, C> {
-    #[inline(always)]
-    unsafe fn add(&mut self, more: &[[V; C]; R]) {
-        for (sums, more) in self.sums.iter_mut().zip(more) {
-            for (sum, more) in sums.iter_mut().zip(more) {
-                // SAFETY: the caller's promise.
-                *sum = unsafe { sum.add(*more) };
-            }
+/// `change` of every vector of a tile, given its run and place in the run.
+#[inline(always)]
+fn each<V: Vector, const R: usize, const C: usize>(
+    mut tile: [[V; C]; R],
+    change: impl Fn(V, usize, usize) -> V,
+) -> [[V; C]; R] {
+    for (r, run) in tile.iter_mut().enumerate() {
+        for (c, vector) in run.iter_mut().enumerate() {
+            *vector = change(*vector, r, c);
         }
     }
-
-    #[inline(always)]
-    unsafe fn add_from(&mut self, from: *const f32) {
-        for (r, sums) in self.sums.iter_mut().enumerate() {
-            for (c, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *sum = unsafe { sum.add(V::load(from.add(r * self.pitch + c * V::LANES))) };
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn clamp(&mut self, clip: [f32; 2]) {
-        // SAFETY: the caller's promise.
-        let [low, high] = clip.map(|bound| unsafe { V::splat(bound) });
-        for sum in self.sums.iter_mut().flatten() {
-            // SAFETY: the caller's promise.
-            *sum = unsafe { sum.clamp(low, high) };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn and(&mut self, mask: *const f32) {
-        for (r, sums) in self.sums.iter_mut().enumerate() {
-            for (c, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *sum = unsafe { sum.and(V::load(mask.add(r * self.pitch + c * V::LANES))) };
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store(&self, to: *mut f32) {
-        for (r, sums) in self.sums.iter().enumerate() {
-            for (c, sum) in sums.iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe { sum.store(to.add(r * self.pitch + c * V::LANES)) };
-            }
-        }
-    }
+    tile
 }
 
 /// `sums += tap.weight * x[tap.offset..]`.
