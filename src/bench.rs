@@ -16,7 +16,7 @@ use crate::{Format, cache};
   sr2-prune bench model.onnx --batch 64 --threads 2
   sr2-prune bench runs/resnet20-1/export --engines sparse,ort --data examples/data --format json")]
 pub struct Arguments {
-    /// An export folder, a .onnx or a .csr.safetensors file [default: the export of the newest run]
+    /// An export folder, a .onnx, a .srz or a .csr.safetensors file [default: the export of the newest run]
     model: Option<PathBuf>,
     /// Engines, in the order of the report
     #[arg(long, value_delimiter = ',', default_values_t = EngineKind::ALL)]

@@ -23,7 +23,7 @@ use crate::model::{self, TestImages};
 pub struct Arguments {
     /// PNG or JPEG files of 32x32 pixels; without any, the test images of a dataset
     images: Vec<PathBuf>,
-    /// An export folder, a .onnx or a .csr.safetensors file [default: the export of the newest run]
+    /// An export folder, a .onnx, a .srz or a .csr.safetensors file [default: the export of the newest run]
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -99,7 +99,7 @@ fn classify(
 
     let names = dataset.kind().class_names();
     let predictions = logits.chunks(classes).enumerate().map(|(index, logits)| {
-        let class = (0..classes).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a network has outputs");
+        let class = model::largest(logits);
         let total: f32 = logits.iter().map(|l| (l - logits[class]).exp()).sum();
         Prediction {
             image: files.map_or(index.to_string(), |files| files[index].display().to_string()),

@@ -7,12 +7,14 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod bench;
 mod cache;
+mod convert;
 mod data;
 mod demo;
 mod doctor;
 mod exit;
 mod export;
 mod infer;
+mod inspect;
 mod model;
 mod train;
 mod verify;
@@ -35,6 +37,8 @@ enum Command {
     Infer(infer::Arguments),
     Bench(bench::Arguments),
     Verify(verify::Arguments),
+    Inspect(inspect::Arguments),
+    Convert(convert::Arguments),
     Demo(demo::Arguments),
     #[command(subcommand)]
     Data(data::Command),
@@ -90,6 +94,8 @@ fn main() -> ExitCode {
         Command::Infer(arguments) => infer::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
+use sr2_infer::Engine;
 use sr2_train::data::{self, Cifar, Dataset, DatasetKind, EvaluationBatches};
 
 use crate::exit::Usage;
@@ -52,6 +53,28 @@ impl TestImages {
         let limit = self.limit.map_or(all.len(), |n| all.len().min(n as usize));
         Ok(all.select(&(0..limit).collect::<Vec<_>>()))
     }
+}
+
+/// The training images of the dataset with this many classes that training holds out for validation.
+pub fn validation_images(data: Option<&Path>, classes: usize) -> anyhow::Result<Dataset> {
+    let fitting = DatasetKind::ALL.into_iter().find(|kind| kind.classes() == classes);
+    let kind = fitting.ok_or_else(|| Usage(format!("no known dataset has the model's {classes} classes")))?;
+    let all = Cifar::open(&data::locate(kind, data)?, kind)?.load_train()?;
+    Ok(data::split(&all, data::holdout_size(all.len()), data::SPLIT_SEED).1)
+}
+
+/// Fraction of images whose largest output is that of their label. `images` and `labels` as [`normalised`] gives them.
+pub fn accuracy(engine: &mut Engine, images: &[f32], labels: &[usize]) -> anyhow::Result<f64> {
+    let classes = engine.output_shape().iter().product();
+    let mut logits = vec![0.0; labels.len() * classes];
+    engine.run(images, labels.len(), &mut logits)?;
+    let right = logits.chunks(classes).zip(labels).filter(|(logits, label)| largest(logits) == **label);
+    Ok(right.count() as f64 / labels.len().max(1) as f64)
+}
+
+/// Index of the largest output, the first of equal ones.
+pub fn largest(logits: &[f32]) -> usize {
+    (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a network has outputs")
 }
 
 /// Images and labels of a whole dataset, normalised as in training.

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sr2_formats::csr_file::{self, CsrFile, CsrParameter, GRAPH_KEY};
+use sr2_formats::csr_file;
+use sr2_formats::srz::{self, Values};
 use sr2_formats::{Error, TensorMap, onnx, write_atomic};
 use sr2_models::Model;
 use sr2_models::checkpoint::{self, Checkpoint, PROVENANCE_KEY};
 
 use crate::check::Expected;
 use crate::config::Config;
-use crate::csr_writer::compress;
 use crate::model_card::model_card;
 use crate::passes::{self, Passes};
-use crate::staging::{CONFIG, CSR, DENSE, README, Staging, onnx_name};
-use crate::{ExportError, ExportReport, FileReport, OnnxForm, locate, to_onnx};
+use crate::staging::{CONFIG, CSR, DENSE, README, SRZ, Staging, onnx_name};
+use crate::{ExportError, ExportReport, FileReport, OnnxForm, compressors, locate, to_onnx, weights};
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]
@@ -30,11 +30,15 @@ pub struct ExportOptions {
     pub onnx: Vec<OnnxForm>,
     /// What is done to the network of the CSR and ONNX files.
     pub passes: Passes,
+    /// What `model.srz` keeps of the values.
+    pub values: Values,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { source: None, runs: "runs".into(), out: None, onnx: vec![OnnxForm::Dense], passes: Passes::default() }
+        let onnx = vec![OnnxForm::Dense];
+        let (passes, values) = (Passes::default(), Values::F32);
+        Self { source: None, runs: "runs".into(), out: None, onnx, passes, values }
     }
 }
 
@@ -65,7 +69,10 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let dense_bytes = model.parameters().values().map(|t| 4 * t.len() as u64).sum();
     let report = |name: &str, content: &str, found: &Model, written: &Model| {
         let path = staging.file(name);
-        let max_difference = expected.compare(name, found, written)?;
+        let max_difference = match name {
+            SRZ if options.values != Values::F32 => expected.difference(name, found, written)?,
+            _ => expected.compare(name, found, written)?,
+        };
         let bytes = fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
         let ratio = dense_bytes as f64 / bytes as f64;
         Ok::<_, ExportError>(FileReport { name: name.into(), content: content.into(), bytes, ratio, max_difference })
@@ -77,9 +84,15 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let mut files = vec![report(DENSE, content, &checkpoint::read(&file)?.model, model)?];
 
     let file = staging.file(CSR);
-    csr_file::write(&file, &csr(&rewritten, metadata.clone(), &path)?)?;
+    let compressed = weights::of_model(&rewritten, metadata.clone(), &path)?;
+    csr_file::write(&file, &compressed)?;
     let content = format!("weights in CSR, {state}; what `sr2-prune bench` runs");
     files.push(report(CSR, &content, &sr2_models::csr::read(&file)?, &rewritten)?);
+
+    let file = staging.file(SRZ);
+    srz::write(&file, &compressed, options.values)?;
+    let content = "the same, entropy-coded: the small one; `sr2-prune bench` runs it too";
+    files.push(report(SRZ, content, &sr2_models::csr::read(&file)?, &rewritten)?);
 
     for (index, form) in options.onnx.iter().enumerate() {
         let name = onnx_name((index > 0).then_some(*form));
@@ -97,6 +110,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
         sparsity: config.sparsity.clone(),
         dense_bytes,
         passes,
+        values: options.values.to_string(),
+        compressed: compressed_sizes(&staging.file(DENSE))?,
         files,
     };
     let json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
@@ -106,20 +121,13 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     Ok(report)
 }
 
-/// The CSR file of a network: Conv and Gemm weights sparse, whatever their density, the rest dense.
-fn csr(model: &Model, mut metadata: BTreeMap<String, String>, checkpoint: &Path) -> Result<CsrFile, ExportError> {
-    let mut file = CsrFile::default();
-    for spec in model.graph().parameters() {
-        let (name, tensor) = (spec.name.clone(), model.parameter(&spec.name));
-        if spec.role.is_prunable() {
-            let matrix = compress(tensor)
-                .map_err(|problem| Error::malformed(checkpoint, format!("tensor {name:?}: {problem}")))?;
-            file.sparse.insert(name, CsrParameter::new(matrix, spec.shape.clone()));
-        } else {
-            file.dense.insert(name, tensor.clone());
-        }
-    }
-    metadata.insert(GRAPH_KEY.into(), serde_json::to_string(model.graph()).expect("a graph is plain data"));
-    file.metadata = metadata;
-    Ok(file)
+/// Bytes of the dense file under the compressors that any user has.
+fn compressed_sizes(path: &Path) -> Result<BTreeMap<&'static str, u64>, ExportError> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let (gzip, zstd) = std::thread::scope(|scope| {
+        let gzip = scope.spawn(|| compressors::gzip(&bytes));
+        let zstd = compressors::zstd(&bytes);
+        (gzip.join().expect("compressing does not fail"), zstd)
+    });
+    Ok([("gzip -9", gzip), ("zstd -19", zstd)].into())
 }

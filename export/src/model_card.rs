@@ -32,6 +32,12 @@ fn files(report: &ExportReport) -> String {
     let row = |file: &crate::FileReport| {
         format!("| `{}` | {} | {:.1}x | {} |\n", file.name, file.bytes, file.ratio, file.content)
     };
+    let outputs = match report.values.as_str() {
+        "f32" => "All gave the same outputs when they were written".to_string(),
+        values => {
+            format!("All but `model.srz`, whose values are {values}, gave the same outputs when they were written")
+        }
+    };
     let rows: String = report.files.iter().map(row).collect();
     format!(
         "
@@ -40,8 +46,7 @@ fn files(report: &ExportReport) -> String {
 | file | bytes | smaller than dense | content |
 |--|--:|--:|--|
 {rows}
-All gave the same outputs when they were written. Weights of the same shape have the same zeros (a batch norm of scale 0
-adds some where it is folded).
+{outputs}. Weights of the same shape have the same zeros (a batch norm of scale 0 adds some where it is folded).
 "
     )
 }

@@ -17,6 +17,8 @@ pub const CONFIG: &str = "config.json";
 pub const DENSE: &str = "model.safetensors";
 /// CSR safetensors, batch norm folded.
 pub const CSR: &str = "model.csr.safetensors";
+/// The small container, batch norm folded.
+pub const SRZ: &str = "model.srz";
 
 /// Name of the first ONNX file, and of a further one by its form.
 pub fn onnx_name(further: Option<OnnxForm>) -> String {
@@ -26,7 +28,7 @@ pub fn onnx_name(further: Option<OnnxForm>) -> String {
 /// Whether an export may hold a file of this name.
 fn is_ours(name: &str) -> bool {
     let onnx = std::iter::once(None).chain(OnnxForm::ALL.map(Some)).map(onnx_name);
-    [README, CONFIG, DENSE, CSR].contains(&name) || onnx.into_iter().any(|onnx| onnx == name)
+    [README, CONFIG, DENSE, CSR, SRZ].contains(&name) || onnx.into_iter().any(|onnx| onnx == name)
 }
 
 /// An export that is being written. Dropped before [`Staging::publish`], it leaves nothing behind.

@@ -9,6 +9,7 @@ use std::process::Command;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_export::{ExportError, ExportOptions, ExportReport, LOGITS_TOLERANCE, Passes, export};
+use sr2_formats::srz::{self, Values};
 use sr2_formats::{ErrorKind, TensorMap, csr_file, dense};
 use sr2_models::checkpoint::{self, Checkpoint, Provenance};
 use sr2_models::passes::fold_batch_norm;
@@ -44,7 +45,10 @@ fn assert_written(report: &ExportReport, folder: &Path) {
     let mut names: Vec<String> =
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["README.md", "config.json", "model.csr.safetensors", "model.onnx", "model.safetensors"]);
+    assert_eq!(
+        names,
+        ["README.md", "config.json", "model.csr.safetensors", "model.onnx", "model.safetensors", "model.srz"]
+    );
     for file in &report.files {
         assert_eq!(file.bytes, fs::metadata(folder.join(&file.name)).unwrap().len());
         assert!(file.max_difference <= LOGITS_TOLERANCE, "{}: {}", file.name, file.max_difference);
@@ -74,6 +78,9 @@ fn writes_the_newest_run_with_its_zeros() {
     }
     assert!(csr.dense.keys().all(|name| name.ends_with(".bias")), "{:?}", csr.dense.keys());
 
+    let srz = srz::read(out.join("model.srz")).unwrap();
+    assert!(srz.sparse == csr.sparse && srz.dense == csr.dense);
+
     let config: serde_json::Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["architecture"], "resnet8");
     assert_eq!(config["class_names"][3], "class 3");
@@ -82,6 +89,25 @@ fn writes_the_newest_run_with_its_zeros() {
     assert_eq!(report.sparsity.overall, model.sparsity());
     let text = report.to_string();
     assert!(text.contains("model.csr.safetensors") && text.contains("resnet8"), "{text}");
+}
+
+/// Rounded values keep the zeros and change the outputs; only `model.srz` has them.
+#[test]
+fn rounds_the_values_of_the_small_container_on_request() {
+    let model = sparse_model("resnet8");
+    let (_folder, options, checkpoint) = runs(&model);
+    let exact = export(&options).unwrap();
+    let rounded = export(&ExportOptions { values: Values::Int(8), ..options }).unwrap();
+    let out = checkpoint.with_file_name("export");
+    let folded = fold_batch_norm(&model);
+    for (name, parameter) in srz::read(out.join("model.srz")).unwrap().sparse {
+        assert_eq!(parameter.matrix().nnz(), folded.parameter(&name).nnz(), "{name}");
+    }
+    let of = |report: &ExportReport, name: &str| report.files.iter().find(|f| f.name == name).unwrap().clone();
+    assert_eq!(of(&exact, "model.srz").max_difference, of(&exact, "model.csr.safetensors").max_difference);
+    assert!((1e-4..0.1).contains(&of(&rounded, "model.srz").max_difference), "{rounded}");
+    assert!(of(&rounded, "model.srz").bytes * 2 < of(&exact, "model.srz").bytes, "{rounded}");
+    assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("`model.srz`, whose values are int8"));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! From a model to a program and its plan.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use sr2_formats::{CsrMatrix, Tensor};
+use sr2_formats::CsrMatrix;
 use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Weights, Window};
-use sr2_models::{BatchNormalization, Model, Pool};
+use sr2_models::{BatchNormalization, CompressedModel, Pool, Weight};
 
 use crate::fuse::{Kind, Layer};
 use crate::memory::Memory;
@@ -12,7 +13,7 @@ use crate::plan::{LayerPlan, Plan};
 use crate::{Error, Options, WeightPolicy, cost, fuse, memory};
 
 /// Compiles a model whose batch norms are folded as far as they can be.
-pub(crate) fn compile(model: &Model, isa: Isa, options: &Options) -> Result<(Program, Plan), Error> {
+pub(crate) fn compile(model: &CompressedModel, isa: Isa, options: &Options) -> Result<(Program, Plan), Error> {
     let (layers, output) = fuse::layers(model.graph())?;
     let lanes = memory::lanes(model.graph(), &layers, isa, options.batch);
     let memory = memory::plan(model, &layers, output, isa, lanes)?;
@@ -40,7 +41,7 @@ pub(crate) fn compile(model: &Model, isa: Isa, options: &Options) -> Result<(Pro
 }
 
 struct Compiler<'a> {
-    model: &'a Model,
+    model: &'a CompressedModel,
     memory: &'a Memory,
     policy: WeightPolicy,
     isa: Isa,
@@ -81,8 +82,9 @@ impl<'a> Compiler<'a> {
 
     fn conv(&mut self, layer: &Layer<'_>, conv: &sr2_models::Conv, mut plan: LayerPlan) -> Result<LayerPlan, Error> {
         let of = &self.memory.of;
-        let (weight, matrix) = self.weight(&conv.weight)?;
-        let density = matrix.nnz() as f64 / weight.len() as f64;
+        let weight = self.model.weight(&conv.weight);
+        let matrix = csr(&conv.weight, weight)?;
+        let density = matrix.nnz() as f64 / (matrix.rows() * matrix.cols()) as f64;
         self.check_arrangement(layer, conv)?;
         let inputs = self.model.graph().shape(layer.inputs[0])[0];
         let settings = Conv {
@@ -99,7 +101,8 @@ impl<'a> Compiler<'a> {
             WeightPolicy::Auto => cost::convolution_is_sparse(density, conv.out_channels / conv.groups),
             policy => policy == WeightPolicy::Sparse,
         };
-        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
+        let dense = if sparse { Cow::default() } else { dense(weight) };
+        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(&dense) };
         plan.steps = self.builder.conv(of[layer.inputs[0]], of[layer.output], weights, &settings);
         plan.set_weights(weight.shape(), matrix.nnz());
         Ok(plan)
@@ -122,14 +125,16 @@ impl<'a> Compiler<'a> {
 
     fn gemm(&mut self, layer: &Layer<'_>, gemm: &sr2_models::Gemm, mut plan: LayerPlan) -> Result<LayerPlan, Error> {
         let of = &self.memory.of;
-        let (weight, matrix) = self.weight(&gemm.weight)?;
-        let density = matrix.nnz() as f64 / weight.len() as f64;
+        let weight = self.model.weight(&gemm.weight);
+        let matrix = csr(&gemm.weight, weight)?;
+        let density = matrix.nnz() as f64 / (matrix.rows() * matrix.cols()) as f64;
         let sparse = match self.policy {
             WeightPolicy::Auto if self.lanes == 1 => cost::linear_is_sparse(density, self.isa),
             WeightPolicy::Auto => cost::convolution_is_sparse(density, gemm.out_features),
             policy => policy == WeightPolicy::Sparse,
         };
-        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(weight.data()) };
+        let dense = if sparse { Cow::default() } else { dense(weight) };
+        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(&dense) };
         let bias = gemm.bias.as_ref().map(|name| self.model.parameter(name).data());
         plan.steps = self.builder.linear(of[layer.inputs[0]], of[layer.output], weights, bias, layer.clip);
         plan.set_weights(weight.shape(), matrix.nnz());
@@ -159,11 +164,20 @@ impl<'a> Compiler<'a> {
         });
         affine.collect()
     }
+}
 
-    fn weight(&self, name: &str) -> Result<(&'a Tensor, CsrMatrix), Error> {
-        let tensor = self.model.parameter(name);
-        let error = |e: sr2_formats::CsrError| Error::Weight { name: name.into(), problem: e.to_string() };
-        Ok((tensor, CsrMatrix::from_dense(tensor).map_err(error)?))
+fn csr<'a>(name: &str, weight: Weight<'a>) -> Result<Cow<'a, CsrMatrix>, Error> {
+    let error = |e: sr2_formats::CsrError| Error::Weight { name: name.into(), problem: e.to_string() };
+    match weight {
+        Weight::Dense(tensor) => Ok(Cow::Owned(CsrMatrix::from_dense(tensor).map_err(error)?)),
+        Weight::Sparse(parameter) => Ok(Cow::Borrowed(parameter.matrix())),
+    }
+}
+
+fn dense(weight: Weight<'_>) -> Cow<'_, [f32]> {
+    match weight {
+        Weight::Dense(tensor) => Cow::Borrowed(tensor.data()),
+        Weight::Sparse(parameter) => Cow::Owned(parameter.to_dense().into_data()),
     }
 }
 

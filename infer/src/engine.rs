@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sr2_kernels::{Isa, Program};
-use sr2_models::{Model, passes};
+use sr2_models::{CompressedModel, Model, Node, Op, passes};
 
 use crate::plan::{LayerPlan, Plan};
 use crate::{Error, Options, compile, load};
@@ -20,14 +20,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a `.onnx` or `.csr.safetensors` file, a checkpoint, or an export folder with a `model.csr.safetensors` or
-    /// `model.onnx`, and plans it.
+    /// Loads a `.onnx`, `.srz` or `.csr.safetensors` file, a checkpoint, or an export folder with such a `model` file, and
+    /// plans it.
+    ///
+    /// The weights of `.srz` and CSR files whose batch norms are folded go to the plan as CSR matrices and are never dense,
+    /// except in layers that the plan computes densely.
     ///
     /// # Errors
     /// If the file cannot be read or breaks its format's rules, if the network has an operator the engine does not run,
     /// and for options out of range.
     pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
-        Self::new(&load::load(path.as_ref())?, options)
+        let model = load::load(path.as_ref())?;
+        let is_norm = |node: &Node| matches!(node.op, Op::BatchNormalization(_));
+        match model.graph().nodes().iter().any(is_norm) {
+            true => Self::new(&model.into_model(), options),
+            false => Self::planned(&model, options),
+        }
     }
 
     /// Plans a model; batch norms are folded first.
@@ -35,9 +43,12 @@ impl Engine {
     /// # Errors
     /// If the network has an operator the engine does not run, and for options out of range.
     pub fn new(model: &Model, options: &Options) -> Result<Self, Error> {
+        Self::planned(&passes::fold_batch_norm(model).into(), options)
+    }
+
+    fn planned(model: &CompressedModel, options: &Options) -> Result<Self, Error> {
         let isa = options.check()?;
-        let model = passes::fold_batch_norm(model);
-        let (program, plan) = compile::compile(&model, isa, options)?;
+        let (program, plan) = compile::compile(model, isa, options)?;
         let (input, output) = (model.graph().input_shape().to_vec(), model.graph().output_shape().to_vec());
         let name = model.graph().name().to_string();
         Ok(Self { name, program, plan, input, output })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sr2_kernels::{Buffer, Isa, Plane};
-use sr2_models::{Graph, Model, ValueId};
+use sr2_models::{CompressedModel, Graph, ValueId};
 
 use crate::fuse::{Kind, Layer};
 use crate::{Error, cost};
@@ -24,7 +24,7 @@ pub(crate) struct Memory {
 /// Plans the buffers of `layers`. Values share a buffer when one is last read before the other is made and both have
 /// one layout: so the zeros around planes, which no step writes, stay zero.
 pub(crate) fn plan(
-    model: &Model,
+    model: &CompressedModel,
     layers: &[Layer<'_>],
     output: ValueId,
     isa: Isa,
@@ -65,7 +65,7 @@ pub(crate) fn plan(
 
 /// For each map size, the padding its planes carry: that of the widest convolution that keeps the size, where the gaps
 /// this puts into every row cost less than rearranging the inputs of those convolutions.
-fn padding(model: &Model, layers: &[Layer<'_>], isa: Isa, lanes: usize) -> BTreeMap<[usize; 2], usize> {
+fn padding(model: &CompressedModel, layers: &[Layer<'_>], isa: Isa, lanes: usize) -> BTreeMap<[usize; 2], usize> {
     let graph = model.graph();
     let mut padding = BTreeMap::new();
     let convolutions = layers.iter().filter_map(|layer| match layer.kind {
@@ -84,7 +84,7 @@ fn padding(model: &Model, layers: &[Layer<'_>], isa: Isa, lanes: usize) -> BTree
         let wasted = (vectors(*pad) - vectors(0)) as f64;
         let (mut gaps, mut rearranging) = (0.0, 0.0);
         for (conv, x, y) in convolutions.clone().filter(|(_, _, y)| y[1..] == size[..]) {
-            gaps += model.parameter(&conv.weight).nnz() as f64 * wasted;
+            gaps += model.weight(&conv.weight).nnz() as f64 * wasted;
             if conv.stride == [1, 1] && x[1..] == y[1..] && conv.kernel != [1, 1] {
                 let positions = conv.kernel[1] * (size[0] + conv.kernel[0] - 1) * size[1];
                 rearranging += x[0] as f64 * cost::rearranging(positions, isa, lanes);

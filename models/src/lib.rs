@@ -4,6 +4,7 @@
 //! `sr2-infer` compiles it to a plan; none of them knows the others.
 
 pub mod checkpoint;
+mod compressed;
 pub mod csr;
 mod graph;
 pub mod initialisation;
@@ -14,6 +15,7 @@ pub mod passes;
 pub mod reference;
 pub mod zoo;
 
+pub use compressed::{CompressedModel, Weight};
 pub use graph::{Graph, GraphBuilder, GraphError, Node, ValueId};
 pub use model::{Model, ModelError};
 pub use op::{

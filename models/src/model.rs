@@ -1,5 +1,7 @@
 //! A graph with all its parameters.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sr2_formats::{Tensor, TensorMap};
 
 use crate::Graph;
@@ -48,21 +50,7 @@ pub enum ModelError {
 impl Model {
     /// Joins a graph with its tensors: each parameter must be there in its shape, and nothing else.
     pub fn try_new(graph: Graph, parameters: TensorMap) -> Result<Self, ModelError> {
-        for spec in graph.parameters() {
-            let network = graph.name().to_string();
-            let Some(tensor) = parameters.get(&spec.name) else {
-                return Err(ModelError::Missing { name: spec.name.clone(), network, shape: spec.shape.clone() });
-            };
-            if tensor.shape() != spec.shape {
-                let (found, expected) = (tensor.shape().to_vec(), spec.shape.clone());
-                return Err(ModelError::Shape { name: spec.name.clone(), found, expected });
-            }
-        }
-        if parameters.len() > graph.parameters().len() {
-            let known: std::collections::BTreeSet<_> = graph.parameters().iter().map(|p| &p.name).collect();
-            let unknown = parameters.keys().find(|name| !known.contains(name)).expect("more tensors than parameters");
-            return Err(ModelError::Unknown { name: unknown.clone(), network: graph.name().into() });
-        }
+        check_shapes(&graph, &parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect())?;
         Ok(Self { graph, parameters })
     }
 
@@ -98,6 +86,26 @@ impl Model {
         });
         1.0 - nnz as f64 / total.max(1) as f64
     }
+}
+
+/// Whether tensors of these shapes are the parameters of a graph: each is there, and nothing else.
+pub(crate) fn check_shapes(graph: &Graph, shapes: &BTreeMap<&str, &[usize]>) -> Result<(), ModelError> {
+    for spec in graph.parameters() {
+        let network = graph.name().to_string();
+        let Some(found) = shapes.get(spec.name.as_str()) else {
+            return Err(ModelError::Missing { name: spec.name.clone(), network, shape: spec.shape.clone() });
+        };
+        if *found != spec.shape {
+            let (found, expected) = (found.to_vec(), spec.shape.clone());
+            return Err(ModelError::Shape { name: spec.name.clone(), found, expected });
+        }
+    }
+    if shapes.len() > graph.parameters().len() {
+        let known: BTreeSet<_> = graph.parameters().iter().map(|p| p.name.as_str()).collect();
+        let unknown = shapes.keys().find(|name| !known.contains(**name)).expect("more tensors than parameters");
+        return Err(ModelError::Unknown { name: unknown.to_string(), network: graph.name().into() });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

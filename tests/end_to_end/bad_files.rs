@@ -136,6 +136,23 @@ fn csr_files_that_break_a_rule() {
     refuse_csr(&[], |f| f.truncate(100));
 }
 
+/// A changed or cut container is refused by every command that reads one.
+#[test]
+fn srz_that_was_changed_or_cut() {
+    let refuse_srz = |problem: &str, change: fn(&mut Vec<u8>)| {
+        let (folder, path) = changed("export/model.srz", change);
+        let path = path.to_str().unwrap();
+        let commands = [vec!["infer", "--model", path, "--data", DATA], vec!["bench", path], vec!["inspect", path]];
+        for command in commands.into_iter().chain([vec!["convert", path, "a.safetensors"]]) {
+            refuse(sr2(folder.path(), &command), 3, &["model.srz", problem]);
+        }
+    };
+    refuse_srz("checksum is wrong", |f| *f.last_mut().unwrap() ^= 1);
+    refuse_srz("truncated or foreign", |f| f.truncate(f.len() - 1));
+    refuse_srz("too short", |f| f.truncate(20));
+    refuse_srz("version 9", |f| f[4] = 9);
+}
+
 #[test]
 fn onnx_with_an_unknown_operator_or_cut() {
     let (folder, path) = changed("export/model.onnx", |_| ());

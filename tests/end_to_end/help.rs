@@ -16,6 +16,8 @@ fn every_command_has_examples() {
         &["infer"],
         &["bench"],
         &["verify"],
+        &["inspect"],
+        &["convert"],
         &["data", "fetch"],
         &["data", "check"],
         &["doctor"],
@@ -31,7 +33,9 @@ fn every_command_has_examples() {
 #[test]
 fn the_program_lists_commands_and_exit_codes() {
     let text = help(&[]);
-    for command in ["train", "export", "infer", "bench", "verify", "demo", "data", "doctor", "completions"] {
+    for command in
+        ["train", "export", "infer", "bench", "verify", "inspect", "convert", "demo", "data", "doctor", "completions"]
+    {
         assert!(text.contains(&format!("\n  {command} ")), "{command}\n{text}");
     }
     for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "130 "] {

@@ -111,8 +111,10 @@ fn zeros_are_one_pattern() {
     let model = checkpoint::read(run.checkpoint()).unwrap().model;
     let expected = zeros(&model);
     let (csr_path, onnx_path) = (export.join("model.csr.safetensors"), export.join("model.onnx"));
+    let srz_path = export.join("model.srz");
     assert_eq!(zeros(&checkpoint::read(export.join("model.safetensors")).unwrap().model), expected);
     assert_eq!(zeros(&csr::read(&csr_path).unwrap()), expected);
+    assert_eq!(zeros(&csr::read(&srz_path).unwrap()), expected);
     assert_eq!(zeros(&onnx::import(&onnx_path).unwrap()), expected);
     for (name, parameter) in csr_file::read(&csr_path).unwrap().sparse {
         assert!(parameter.matrix().values().iter().all(|v| *v != 0.0), "{name} stores a zero");
@@ -120,7 +122,7 @@ fn zeros_are_one_pattern() {
 
     let prunable = model.graph().parameters().iter().filter(|p| p.role.is_prunable());
     let layers: Vec<_> = prunable.map(|p| (model.parameter(&p.name).len(), model.parameter(&p.name).nnz())).collect();
-    for path in [&csr_path, &onnx_path] {
+    for path in [&csr_path, &srz_path, &onnx_path] {
         for weights in [WeightPolicy::Auto, WeightPolicy::Sparse, WeightPolicy::Dense] {
             let engine = Engine::load(path, &Options { weights, ..Options::default() }).unwrap();
             let planned = engine.plan().iter().filter(|layer| layer.weights > 0).map(|l| (l.weights, l.nnz));
@@ -161,6 +163,7 @@ fn every_way_to_compute_the_network_agrees() {
         for (file, batch, threads) in [
             ("model.csr.safetensors", 1, 1),
             ("model.csr.safetensors", IMAGES, 2),
+            ("model.srz", 1, 1),
             ("model.onnx", 1, 2),
             ("model.onnx", IMAGES, 1),
         ] {

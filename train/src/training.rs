@@ -10,7 +10,9 @@ use sr2_models::checkpoint::Checkpoint;
 use sr2_models::{Graph, Model};
 
 use crate::config::{Config, Method};
-use crate::data::{BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, holdout_size, locate, split};
+use crate::data::{
+    BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, SPLIT_SEED, holdout_size, locate, split,
+};
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
@@ -36,9 +38,6 @@ const LOG_EVERY: u64 = 50;
 const RECALIBRATION_BATCHES: usize = 32;
 /// Rejections in a row after which sigma has long been at its cap and no step will be taken any more.
 const ENDLESS_REJECTION: u64 = 100;
-/// The same images are held out whatever the run's seed, so that runs can be compared.
-const SPLIT_SEED: u64 = 0;
-
 /// The images of a run. The test part is only read when training has ended.
 pub struct Images {
     /// To train on.

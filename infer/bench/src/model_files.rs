@@ -12,6 +12,7 @@ pub(crate) struct ModelFiles {
 }
 
 const CSR: &str = ".csr.safetensors";
+const SRZ: &str = ".srz";
 const ONNX: &str = ".onnx";
 
 impl ModelFiles {
@@ -23,14 +24,20 @@ impl ModelFiles {
             name if name.ends_with(ONNX) => {
                 return Ok(Self { native: model.to_path_buf(), onnx: Some(model.to_path_buf()) });
             }
-            name if name.ends_with(CSR) => name[..name.len() - CSR.len()].to_string(),
-            _ => return Err(Error::unsupported(model, format!("expected an export folder, a {ONNX} or a {CSR} file"))),
+            name => match [CSR, SRZ].iter().find_map(|ending| name.strip_suffix(ending)) {
+                Some(stem) => stem.to_string(),
+                None => {
+                    let problem = format!("expected an export folder, a {ONNX}, a {SRZ} or a {CSR} file");
+                    return Err(Error::unsupported(model, problem));
+                }
+            },
         };
         let existing = |ending| Some(PathBuf::from(format!("{stem}{ending}"))).filter(|path| path.exists());
         let onnx = existing(ONNX);
-        match existing(CSR).or(onnx.clone()) {
+        let named = metadata.is_file().then(|| model.to_path_buf());
+        match named.or(existing(CSR)).or(existing(SRZ)).or(onnx.clone()) {
             Some(native) => Ok(Self { native, onnx }),
-            None => Err(Error::unsupported(model, format!("holds neither model{CSR} nor model{ONNX}"))),
+            None => Err(Error::unsupported(model, format!("holds none of model{CSR}, model{SRZ}, model{ONNX}"))),
         }
     }
 
@@ -55,7 +62,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let find = |name: &str| ModelFiles::find(&at(name));
         let message = |name: &str| find(name).unwrap_err().to_string();
-        assert!(message("").ends_with("holds neither model.csr.safetensors nor model.onnx"), "{}", message(""));
+        assert!(message("").ends_with("holds none of model.csr.safetensors, model.srz, model.onnx"), "{}", message(""));
         std::fs::write(at("model.onnx"), "").unwrap();
         let onnx = ModelFiles { native: at("model.onnx"), onnx: Some(at("model.onnx")) };
         assert_eq!((find("").unwrap(), find("model.onnx").unwrap()), (onnx.clone(), onnx.clone()));
@@ -64,6 +71,10 @@ mod tests {
         let both = ModelFiles { native: at("model.csr.safetensors"), onnx: Some(at("model.onnx")) };
         assert_eq!((find("").unwrap(), find("model.csr.safetensors").unwrap()), (both.clone(), both));
         assert_eq!(find("model.onnx").unwrap(), onnx);
+
+        std::fs::write(at("model.srz"), "").unwrap();
+        let named = ModelFiles { native: at("model.srz"), onnx: Some(at("model.onnx")) };
+        assert_eq!(find("model.srz").unwrap(), named);
 
         std::fs::write(at("model.pt"), "").unwrap();
         assert!(message("model.pt").contains("expected an export folder"), "{}", message("model.pt"));

@@ -1,8 +1,10 @@
 //! CSR safetensors: pruned weights in the arrays that PyTorch and SciPy take as they are.
 //!
-//! A parameter `NAME` is stored as `NAME.crow_indices` and `NAME.col_indices` (I32), `NAME.values` (F32) and
-//! `NAME.shape` (I64, the parameter's own shape); its matrix is `[shape[0], product of the rest]`. Other tensors are
-//! dense. Metadata `sr2.format` is [`FORMAT`].
+//! A parameter `NAME` is stored as `NAME.crow_indices` and `NAME.col_indices` (I32), `NAME.values` (F32, F16, BF16, or I8
+//! with `NAME.scale`, an F32 for each row) and `NAME.shape` (I64, the parameter's own shape); its matrix is
+//! `[shape[0], product of the rest]`. Other tensors are dense. Metadata `sr2.format` is [`FORMAT`].
+
+mod value_type;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,11 +15,14 @@ use crate::container::{self, RawTensor};
 use crate::dense::{self, bytes, elements};
 use crate::header::MAX_RANK;
 use crate::{CsrError, CsrMatrix, Error, Result, Tensor, TensorMap};
+use value_type::Stored;
+
+pub use value_type::ValueType;
 
 /// Value of the metadata key `sr2.format`.
 pub const FORMAT: &str = "csr.v1";
 /// Metadata key of the layout's version.
-const FORMAT_KEY: &str = "sr2.format";
+pub const FORMAT_KEY: &str = "sr2.format";
 /// Metadata key of the network, as JSON of the graph; this crate keeps it as it is.
 pub const GRAPH_KEY: &str = "sr2.graph";
 
@@ -25,6 +30,9 @@ const CROW_INDICES: &str = "crow_indices";
 const COL_INDICES: &str = "col_indices";
 const VALUES: &str = "values";
 const SHAPE: &str = "shape";
+const SCALE: &str = "scale";
+/// What the names of a parameter's arrays end with.
+pub(crate) const ARRAYS: [&str; 5] = [CROW_INDICES, COL_INDICES, VALUES, SHAPE, SCALE];
 
 /// A sparse parameter: a matrix and the shape of the tensor it stands for.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,22 +85,34 @@ impl CsrParameter {
     }
 }
 
-/// Writes a CSR safetensors file, atomically.
+/// Writes a CSR safetensors file with f32 values, atomically.
 ///
 /// `sr2.format` is set in the metadata, the other keys are written as given.
 ///
 /// # Errors
 /// Two tensors that would have one name, such as a dense `a.shape` beside a sparse `a`; the operating system's.
 pub fn write(path: impl AsRef<Path>, file: &CsrFile) -> Result<()> {
+    write_as(path, file, ValueType::F32)
+}
+
+/// The same with other values of the sparse parameters.
+///
+/// # Errors
+/// As [`write`], and a value beyond f16's range.
+pub fn write_as(path: impl AsRef<Path>, file: &CsrFile, values: ValueType) -> Result<()> {
+    let path = path.as_ref();
     let mut tensors: Vec<_> = file.dense.iter().map(|(name, tensor)| dense::raw(name, tensor)).collect();
     for (name, CsrParameter { matrix, shape }) in &file.sparse {
+        let stored = value_type::store(matrix, values);
+        let stored = stored.map_err(|problem| Error::unsupported(path, format!("tensor {name:?} {problem}")))?;
+        let scale = stored.scale.map(|scale| (SCALE, Dtype::F32, scale.len(), bytes(&scale, f32::to_le_bytes)));
         let arrays = [
             (SHAPE, Dtype::I64, shape.len(), bytes(shape, |d| (d as i64).to_le_bytes())),
             (CROW_INDICES, Dtype::I32, matrix.rows() + 1, bytes(matrix.crow_indices(), i32::to_le_bytes)),
             (COL_INDICES, Dtype::I32, matrix.nnz(), bytes(matrix.col_indices(), i32::to_le_bytes)),
-            (VALUES, Dtype::F32, matrix.nnz(), bytes(matrix.values(), f32::to_le_bytes)),
+            (VALUES, stored.dtype, matrix.nnz(), stored.values),
         ];
-        tensors.extend(arrays.map(|(array, dtype, len, bytes)| RawTensor {
+        tensors.extend(arrays.into_iter().chain(scale).map(|(array, dtype, len, bytes)| RawTensor {
             name: format!("{name}.{array}"),
             dtype,
             shape: vec![len],
@@ -101,7 +121,15 @@ pub fn write(path: impl AsRef<Path>, file: &CsrFile) -> Result<()> {
     }
     let mut metadata = dense::with_format(&file.metadata);
     metadata.insert(FORMAT_KEY.into(), FORMAT.into());
-    container::write(path.as_ref(), tensors, metadata)
+    container::write(path, tensors, metadata)
+}
+
+/// Whether a safetensors file says that it has this layout.
+///
+/// # Errors
+/// A file that cannot be read or is no safetensors file.
+pub fn is_csr(path: impl AsRef<Path>) -> Result<bool> {
+    Ok(container::read(path.as_ref(), |_| Ok(()))?.contains_key(FORMAT_KEY))
 }
 
 /// Reads a CSR safetensors file and checks every rule of the layout; dense tensors as [`dense::read`] does, but their
@@ -161,24 +189,26 @@ fn sparse_names(raw: &RawTensors) -> BTreeSet<String> {
 
 /// Takes the four arrays of a parameter and checks them, each alone and then together.
 fn parameter(name: &str, raw: &mut RawTensors) -> std::result::Result<CsrParameter, String> {
-    let mut take = |array: &str, dtype: Dtype| {
+    let mut take = |array: &str, dtypes: &[Dtype]| {
         let tensor = raw.remove(&format!("{name}.{array}")).ok_or_else(|| format!("{array} is missing"))?;
-        if tensor.dtype != dtype || tensor.shape.len() != 1 {
-            return Err(format!("{array} is {} {:?}, expected {dtype} of rank 1", tensor.dtype, tensor.shape));
+        if tensor.shape.len() != 1 || !dtypes.contains(&tensor.dtype) {
+            let expected = dtypes.iter().map(Dtype::to_string).collect::<Vec<_>>().join(" or ");
+            return Err(format!("{array} is {} {:?}, expected {expected} of rank 1", tensor.dtype, tensor.shape));
         }
-        Ok(tensor.bytes)
+        Ok((tensor.dtype, tensor.bytes))
     };
-    let (crow_indices, col_indices) = (take(CROW_INDICES, Dtype::I32)?, take(COL_INDICES, Dtype::I32)?);
-    let (values, shape) = (take(VALUES, Dtype::F32)?, take(SHAPE, Dtype::I64)?);
+    let (_, crow_indices) = take(CROW_INDICES, &[Dtype::I32])?;
+    let (_, col_indices) = take(COL_INDICES, &[Dtype::I32])?;
+    let (dtype, values) = take(VALUES, &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8])?;
+    let (_, shape) = take(SHAPE, &[Dtype::I64])?;
+    let scale = if dtype == Dtype::I8 { Some(take(SCALE, &[Dtype::F32])?.1) } else { None };
+    let scale = scale.map(|scale| elements(&scale).map(f32::from_le_bytes).collect());
+    let crow_indices: Vec<i32> = elements(&crow_indices).map(i32::from_le_bytes).collect();
+    let values = value_type::load(Stored { dtype, values, scale }, &crow_indices)?;
     let shape: Vec<i64> = elements(&shape).map(i64::from_le_bytes).collect();
     let (shape, rows, cols) = matrix_size(&shape)?;
-    let matrix = CsrMatrix::try_new(
-        rows,
-        cols,
-        elements(&crow_indices).map(i32::from_le_bytes).collect(),
-        elements(&col_indices).map(i32::from_le_bytes).collect(),
-        elements(&values).map(f32::from_le_bytes).collect(),
-    );
+    let matrix =
+        CsrMatrix::try_new(rows, cols, crow_indices, elements(&col_indices).map(i32::from_le_bytes).collect(), values);
     Ok(CsrParameter { matrix: matrix.map_err(|e| e.to_string())?, shape })
 }
 

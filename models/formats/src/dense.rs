@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::container::{self, RawTensor};
-use crate::{Error, Result, Tensor, TensorMap};
+use crate::{Error, Result, Tensor, TensorMap, csr_file};
 
 /// What a dense safetensors file holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,21 @@ pub fn read(path: impl AsRef<Path>) -> Result<DenseFile> {
         Ok(())
     })?;
     Ok(DenseFile { tensors, metadata })
+}
+
+/// Bytes of each tensor of a safetensors file; of a CSR file those of a parameter's arrays together.
+///
+/// # Errors
+/// A file that cannot be read or is no safetensors file.
+pub fn stored_bytes(path: impl AsRef<Path>) -> Result<BTreeMap<String, u64>> {
+    let mut stored = BTreeMap::new();
+    container::read(path.as_ref(), |raw| {
+        let array = raw.name.rsplit_once('.').filter(|(_, array)| csr_file::ARRAYS.contains(array));
+        let name = array.map_or(raw.name.as_str(), |(parameter, _)| parameter);
+        *stored.entry(name.to_string()).or_insert(0) += raw.bytes.len() as u64;
+        Ok(())
+    })?;
+    Ok(stored)
 }
 
 /// Writes a dense safetensors file, atomically. F32 keeps its bits.

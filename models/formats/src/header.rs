@@ -13,11 +13,11 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 /// Longest header read or written, in bytes.
 pub(crate) const MAX_HEADER: usize = 16 << 20;
 /// Most tensors in one file.
-const MAX_TENSORS: usize = 1 << 16;
+pub(crate) const MAX_TENSORS: usize = 1 << 16;
 /// Most dimensions of one tensor.
 pub(crate) const MAX_RANK: usize = 8;
 /// Longest tensor name, in bytes.
-const MAX_NAME: usize = 256;
+pub(crate) const MAX_NAME: usize = 256;
 
 const METADATA: &str = "__metadata__";
 
@@ -133,7 +133,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 }
 
 /// Strings by key, each key once.
-struct Metadata(BTreeMap<String, String>);
+#[derive(serde::Serialize)]
+pub(crate) struct Metadata(pub(crate) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,13 +4,16 @@
 //! atomic writer. No other crate parses bytes from outside.
 
 mod atomic;
+pub mod bitmask;
 mod container;
 mod csr;
 pub mod csr_file;
 pub mod dense;
 mod error;
 mod header;
+pub mod npz;
 pub mod onnx;
+pub mod srz;
 mod tensor;
 
 pub use atomic::write_atomic;

@@ -1,5 +1,6 @@
 //! ONNX files: the protobuf messages, bounded reading, atomic writing, and tensors in and out of them.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -65,6 +66,15 @@ pub fn write(path: impl AsRef<Path>, model: &ModelProto) -> Result<()> {
 /// Bytes of a model's file.
 pub fn size(model: &ModelProto) -> usize {
     model.encoded_len()
+}
+
+/// Bytes of each initializer of an ONNX file.
+///
+/// # Errors
+/// As [`read`].
+pub fn stored_bytes(path: impl AsRef<Path>) -> Result<BTreeMap<String, u64>> {
+    let graph = read(path)?.graph.unwrap_or_default();
+    Ok(graph.initializer.iter().map(|t| (t.name().to_string(), t.encoded_len() as u64)).collect())
 }
 
 /// A float tensor as an initializer of that name; its bits are kept.

@@ -40,7 +40,7 @@ pub use kind::{DatasetKind, Part};
 pub use loader::{BatchLoader, LoadedBatch, LoaderError, LoaderOptions, Position};
 pub use locate::{cache_folder, locate};
 pub use pixels::{CHANNELS, CROP_PADDING, IMAGE_BYTES, SIDE};
-pub use split::{HOLDOUT, holdout_size, split};
+pub use split::{HOLDOUT, SPLIT_SEED, holdout_size, split};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,10 @@ use super::draw::Draw;
 /// Images held out of the official 50,000.
 pub const HOLDOUT: usize = 5_000;
 
+/// Seed of the split that training uses: the same images are held out whatever the run's seed, so that runs can be
+/// compared.
+pub const SPLIT_SEED: u64 = 0;
+
 /// Images to hold out of `images`: a tenth, at most [`HOLDOUT`], so exactly 5,000 of the official 50,000.
 pub fn holdout_size(images: usize) -> usize {
     HOLDOUT.min(images / 10)

@@ -204,7 +204,7 @@ fn array_of_another_type() {
 #[test]
 fn array_of_another_rank() {
     let changed = read_changed(|arrays| arrays.get_mut("a.weight.values").unwrap().1 = vec![1, 3]);
-    assert_refused(changed, "values is F32 [1, 3], expected F32 of rank 1");
+    assert_refused(changed, "values is F32 [1, 3], expected F32 or F16 or BF16 or I8 of rank 1");
 }
 
 #[test]
@@ -242,6 +242,58 @@ fn a_dense_tensor_may_end_like_an_array() {
     file.dense.insert("b.values".into(), Tensor::new([1], vec![1.0]));
     write(&path, &file).unwrap();
     assert_eq!(read(&path).unwrap().dense, file.dense);
+}
+
+/// Half of the last place of each type, of int8 a step, and a non-zero stays one.
+#[test]
+fn narrower_values_round_to_nearest_and_keep_the_zeros() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    let mut data = crate::csr::tests::random(8 * 50, 0.3, 3);
+    (data[0], data[1], data[150]) = (1e-30, -1e-40, -100.0);
+    let tensor = Tensor::new([8, 50], data);
+    let mut file = example();
+    file.sparse.insert("w".into(), CsrParameter::from_dense(&tensor).unwrap());
+    for (values, relative, of_row) in [
+        (ValueType::F16, 2f32.powi(-11), 0.0),
+        (ValueType::Bf16, 2f32.powi(-8), 0.0),
+        (ValueType::Int8, 0.0, 1.01 / 127.0),
+    ] {
+        write_as(&path, &file, values).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back.dense, file.dense);
+        let (found, exact) = (back.sparse["w"].to_dense(), &tensor);
+        for (found, exact) in found.data().chunks(50).zip(exact.data().chunks(50)) {
+            let largest = exact.iter().fold(0f32, |max, v| max.max(v.abs()));
+            for (a, b) in found.iter().zip(exact) {
+                assert_eq!(*a == 0.0, *b == 0.0, "{values:?}: {a} for {b}");
+                // A value too small for the type becomes its smallest.
+                let smallest = if b.abs() < 1e-6 { 6e-8f32.max(largest / 126.0) } else { 0.0 };
+                assert!((a - b).abs() <= relative * b.abs() + of_row * largest + smallest, "{values:?}: {a} for {b}");
+            }
+        }
+    }
+    file.sparse.insert("w".into(), CsrParameter::from_dense(&Tensor::new([1, 1], vec![1e5])).unwrap());
+    let error = write_as(&path, &file, ValueType::F16).unwrap_err();
+    assert!(error.to_string().contains("tensor \"w\" holds 1e5, beyond f16's 6.5504e4"), "{error}");
+}
+
+#[test]
+fn scales_of_int8_are_checked() {
+    let changed = |scale: Option<Vec<f32>>| {
+        read_changed(|arrays| {
+            arrays.insert("a.weight.values".into(), (Dtype::I8, vec![3], vec![1, 2, 255]));
+            if let Some(scale) = scale {
+                arrays
+                    .insert("a.weight.scale".into(), (Dtype::F32, vec![scale.len()], bytes(&scale, f32::to_le_bytes)));
+            }
+        })
+    };
+    assert_eq!(changed(Some(vec![0.5, 2.0])).unwrap().sparse["a.weight"].matrix().values(), [0.5, 1.0, -2.0]);
+    assert_refused(changed(None), "scale is missing");
+    assert_refused(changed(Some(vec![0.5])), "scale has 1 entries for 2 rows");
+    assert_refused(changed(Some(vec![0.5, 0.0])), "scale[1] is 0, expected finite and positive");
+    assert_refused(changed(Some(vec![f32::NAN, 1.0])), "scale[0] is NaN, expected finite and positive");
 }
 
 proptest! {
