@@ -98,7 +98,7 @@ pub fn write(path: impl AsRef<Path>, file: &CsrFile) -> Result<()> {
 /// The same with other values of the sparse parameters.
 ///
 /// # Errors
-/// As [`write`], and a value beyond f16's range.
+/// As [`write()`], and a value beyond f16's range.
 pub fn write_as(path: impl AsRef<Path>, file: &CsrFile, values: ValueType) -> Result<()> {
     let path = path.as_ref();
     let mut tensors: Vec<_> = file.dense.iter().map(|(name, tensor)| dense::raw(name, tensor)).collect();
