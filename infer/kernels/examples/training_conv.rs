@@ -52,9 +52,9 @@ fn measure(shape: ConvShape, images: usize) {
     let packed_backward = vec![0.5; dense.input_blocks() * dense.backward_block_len()];
     let mut sums = packed.clone();
     let dense_ms = [
-        time(|| dense.forward(isa, &x, &packed, None, &mut y, &mut scratch)),
-        time(|| dense.input_gradient(isa, &dy, &packed_backward, &mut dx, false, &mut scratch)),
-        time(|| dense.weight_gradient(isa, 0..dense.output_blocks(), &x, &dy, &mut sums, &mut scratch)),
+        time(|| dense.forward(isa, &x, &packed, None, &mut y)),
+        time(|| dense.input_gradient(isa, &dy, &packed_backward, &mut dx, false)),
+        time(|| dense.weight_gradient(isa, 0..dense.output_blocks(), &x, &dy, &mut sums)),
     ];
     let len = shape.in_channels * shape.out_channels * shape.kernel[0] * shape.kernel[1];
     for zeros in [50, 70, 80, 90, 95, 98] {

@@ -118,7 +118,7 @@ impl Conv {
         blocks.for_each(|(block, packed)| plan.pack_forward(block, weights, packed));
         let images = images_together(plan, pass);
         let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
-        groups.for_each(|(y, x)| plan.forward(pass.isa, x, packed, bias, y, &mut pass.scratch.get()));
+        groups.for_each(|(y, x)| plan.forward(pass.isa, x, packed, bias, y));
     }
 
     /// Adds the gradients of weight and bias, and passes the output's gradient on, at the weights of the last forward
@@ -161,7 +161,7 @@ impl Conv {
         let images = images_together(plan, pass);
         let groups = dx.par_chunks_mut(images * plan.input_len()).zip(dy.par_chunks(images * plan.output_len()));
         groups.for_each(|(dx, dy)| {
-            plan.input_gradient(pass.isa, dy, packed_backward, dx, accumulate, &mut pass.scratch.get());
+            plan.input_gradient(pass.isa, dy, packed_backward, dx, accumulate);
         });
     }
 
@@ -181,7 +181,7 @@ impl Conv {
                 let first = part * part_blocks;
                 let range = first..first + sums.len() / block_len;
                 sums.fill(0.0);
-                plan.weight_gradient(pass.isa, range, x, dy, sums, &mut pass.scratch.get());
+                plan.weight_gradient(pass.isa, range, x, dy, sums);
             });
         });
         let (first, others) = partial.split_at_mut(blocks * block_len);

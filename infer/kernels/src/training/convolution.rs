@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::BLOCK;
-use super::correlation::{Axis, Correlate, Correlation, Planes, correlate};
+use super::correlate::{Correlate, correlate};
+use super::correlation::{Axis, Correlation, Planes};
 use super::depthwise::{DepthwiseWeightGradient, add_depthwise_weight_gradient, correlate_depthwise};
-use super::layout::{Border, with_border};
 use super::weight_gradient::{WeightGradient, add_weight_gradient};
 use crate::Isa;
 
@@ -33,11 +33,17 @@ pub struct ConvShape {
     pub dilation: [usize; 2],
 }
 
-/// Padded images that a group may fill, so that they stay in the second-level cache beside one block's weights.
+/// Images that a group may fill, so that they stay in the second-level cache beside some weights.
 const GROUP_BYTES: usize = 320 << 10;
 
 /// Most images in a group.
 const GROUP_IMAGES: usize = 16;
+
+/// Fewest positions over which a weight gradient is summed in registers, where there are so many.
+const SUMMED_POSITIONS: usize = 1024;
+
+/// Most images in a group whose weight gradient is summed.
+const SUMMED_IMAGES: usize = 64;
 
 /// A planned convolution; see the module's layout of activations.
 #[derive(Debug, Clone)]
@@ -45,9 +51,9 @@ pub struct Convolution {
     pub(super) shape: ConvShape,
     pub(super) depthwise: bool,
     group: usize,
-    input_border: Border,
+    /// Images whose weight gradient is computed together.
+    summed: usize,
     forward: Correlation,
-    output_border: Border,
     pub(super) backward: Vec<Phase>,
 }
 
@@ -60,7 +66,7 @@ pub(super) struct Phase {
 }
 
 impl Convolution {
-    /// Plans a convolution; `None` if one padded image has 2^32 values or more.
+    /// Plans a convolution; `None` if one image has 2^32 values or more.
     ///
     /// # Panics
     /// If the output is not that of the shape's windows.
@@ -72,38 +78,37 @@ impl Convolution {
             assert_eq!(windows, output[axis], "{shape:?}");
         }
         let depthwise = shape.groups == shape.in_channels && shape.groups == shape.out_channels;
-        let input_border = Border { size: input, before: [pads[0], pads[1]], after: [pads[2], pads[3]] };
-        let gradient_axes: [GradientAxis; 2] = std::array::from_fn(|axis| GradientAxis::new(&shape, axis));
-        let output_border = Border {
-            size: output,
-            before: gradient_axes.each_ref().map(|a| a.before),
-            after: gradient_axes.each_ref().map(|a| a.after),
-        };
         let x = Planes { channels: shape.in_channels, size: input };
         let y = Planes { channels: shape.out_channels, size: output };
-        let padded_x = Planes { size: input_border.padded(), ..x };
-        let padded_y = Planes { size: output_border.padded(), ..y };
-        let largest = padded_x.image().max(padded_y.image());
+        let largest = x.image().max(y.image());
         if largest > u32::MAX as usize {
             return None;
         }
         let group = (GROUP_BYTES / (4 * largest)).clamp(1, GROUP_IMAGES);
+        let most = (u32::MAX as usize / largest).min(SUMMED_IMAGES);
+        let summed = group.max((SUMMED_POSITIONS / (output[0] * output[1])).clamp(1, most));
 
-        let taps: Vec<_> = places(kernel).map(|[r, c]| [r * dilation[0], c * dilation[1]]).collect();
+        let reads = |axis: usize| move |place: usize| (dilation[axis] * place) as isize - pads[axis] as isize;
+        let taps = [0, 1].map(|axis| (0..kernel[axis]).map(reads(axis)).collect::<Vec<_>>());
         let axes = [0, 1].map(|a| Axis { count: output[a], step: stride[a], to: 0, to_step: 1 });
-        let forward = Correlation::new(padded_x, y, &taps, axes, group);
+        let forward = Correlation::new(x, y, [&taps[0], &taps[1]], axes, summed);
 
+        let gradient_axes: [GradientAxis; 2] = std::array::from_fn(|axis| GradientAxis::new(&shape, axis));
         let mut backward = Vec::new();
         for rows in &gradient_axes[0].phases {
             for columns in &gradient_axes[1].phases {
-                let pairs = || rows.taps.iter().flat_map(|r| columns.taps.iter().map(move |c| (r, c)));
-                let taps: Vec<_> = pairs().map(|(r, c)| [r.offset, c.offset]).collect();
-                let correlation = Correlation::new(padded_y, x, &taps, [rows.axis, columns.axis], group);
-                let kernel_places = pairs().map(|(r, c)| r.place * kernel[1] + c.place).collect();
+                let taps = [(0, rows), (1, columns)].map(|(axis, phase)| {
+                    let reads = |t: &AxisTap| t.offset as isize - gradient_axes[axis].before as isize;
+                    phase.taps.iter().map(reads).collect::<Vec<_>>()
+                });
+                let axes = [rows.axis, columns.axis];
+                let correlation = Correlation::new(y, x, [&taps[0], &taps[1]], axes, group);
+                let pairs = rows.taps.iter().flat_map(|r| columns.taps.iter().map(move |c| (r, c)));
+                let kernel_places = pairs.map(|(r, c)| r.place * kernel[1] + c.place).collect();
                 backward.push(Phase { kernel_places, correlation });
             }
         }
-        Some(Self { shape, depthwise, group, input_border, forward, output_border, backward })
+        Some(Self { shape, depthwise, group, summed, forward, backward })
     }
 
     /// The shape it was planned for.
@@ -148,22 +153,13 @@ impl Convolution {
     }
 
     /// `output = input * weights + bias` for some images. `weights` are packed by [`Convolution::pack_forward`], `bias`
-    /// is padded to whole blocks; `scratch` is grown as needed and holds nothing between calls.
-    pub fn forward(
-        &self,
-        isa: Isa,
-        input: &[f32],
-        weights: &[f32],
-        bias: Option<&[f32]>,
-        output: &mut [f32],
-        scratch: &mut Vec<f32>,
-    ) {
-        for (x, y) in self.groups(input).zip(output.chunks_mut(self.group * self.output_len())) {
-            let images = x.len() / self.input_len();
-            let source = with_border(&self.input_border, images * self.input_blocks(), x, scratch);
+    /// is padded to whole blocks.
+    pub fn forward(&self, isa: Isa, input: &[f32], weights: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {
+        let sources = input.chunks(self.group * self.input_len());
+        for (source, y) in sources.zip(output.chunks_mut(self.group * self.output_len())) {
             let arguments = Correlate {
                 correlation: &self.forward,
-                images,
+                images: source.len() / self.input_len(),
                 source,
                 weights,
                 weights_stride: self.forward_block_len(),
@@ -184,17 +180,14 @@ impl Convolution {
         weights: &[f32],
         input_gradient: &mut [f32],
         accumulate: bool,
-        scratch: &mut Vec<f32>,
     ) {
-        let gradients = output_gradient.chunks(self.group * self.output_len());
-        for (dy, dx) in gradients.zip(input_gradient.chunks_mut(self.group * self.input_len())) {
-            let images = dy.len() / self.output_len();
-            let source = with_border(&self.output_border, images * self.output_blocks(), dy, scratch);
+        let sources = output_gradient.chunks(self.group * self.output_len());
+        for (source, dx) in sources.zip(input_gradient.chunks_mut(self.group * self.input_len())) {
             let mut offset = 0;
             for phase in &self.backward {
                 let arguments = Correlate {
                     correlation: &phase.correlation,
-                    images,
+                    images: source.len() / self.output_len(),
                     source,
                     weights: &weights[offset..],
                     weights_stride: self.backward_block_len(),
@@ -217,28 +210,24 @@ impl Convolution {
         input: &[f32],
         output_gradient: &[f32],
         sums: &mut [f32],
-        scratch: &mut Vec<f32>,
     ) {
-        for (x, dy) in self.groups(input).zip(output_gradient.chunks(self.group * self.output_len())) {
-            let images = x.len() / self.input_len();
-            let source = with_border(&self.input_border, images * self.input_blocks(), x, scratch);
-            let (correlation, weight_gradient) = (&self.forward, &mut *sums);
+        let sources = input.chunks(self.summed * self.input_len());
+        for (source, output_gradient) in sources.zip(output_gradient.chunks(self.summed * self.output_len())) {
+            let images = source.len() / self.input_len();
+            let correlation = &self.forward;
             if self.depthwise {
                 assert_eq!(blocks, 0..self.output_blocks());
+                let weight_gradient = &mut *sums;
                 let arguments =
-                    DepthwiseWeightGradient { correlation, images, source, output_gradient: dy, weight_gradient };
+                    DepthwiseWeightGradient { correlation, images, source, output_gradient, weight_gradient };
                 add_depthwise_weight_gradient(isa, arguments);
-            } else {
-                let blocks = blocks.clone();
-                let arguments =
-                    WeightGradient { correlation, blocks, images, source, output_gradient: dy, weight_gradient };
+                continue;
+            }
+            for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
+                let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
                 add_weight_gradient(isa, arguments);
             }
         }
-    }
-
-    fn groups<'a>(&self, input: &'a [f32]) -> std::slice::Chunks<'a, f32> {
-        input.chunks(self.group * self.input_len())
     }
 
     fn correlate(&self, isa: Isa, arguments: Correlate) {
@@ -246,17 +235,11 @@ impl Convolution {
     }
 }
 
-/// All places of a kernel, row by row.
-fn places(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
-    (0..kernel[0]).flat_map(move |r| (0..kernel[1]).map(move |c| [r, c]))
-}
-
 /// How the gradient of the input comes from that of the output along one axis.
 #[derive(Debug)]
 pub(super) struct GradientAxis {
-    /// Zeros needed around the output gradient.
+    /// Zeros that the windows need before the output gradient.
     pub before: usize,
-    pub after: usize,
     pub phases: Vec<AxisPhase>,
 }
 
@@ -279,7 +262,7 @@ impl GradientAxis {
     /// residue `r` these are the `k` with `(r + pad - d k) mod s = 0`, at `o = a + (r + pad - d k) / s`.
     pub fn new(shape: &ConvShape, axis: usize) -> Self {
         let (stride, pad, dilation) = (shape.stride[axis], shape.pads[axis], shape.dilation[axis]);
-        let (input, output) = (shape.input[axis], shape.output[axis] as isize);
+        let input = shape.input[axis];
         let offsets = |residue: usize| {
             (0..shape.kernel[axis]).filter_map(move |place| {
                 let distance = (residue + pad) as isize - (dilation * place) as isize;
@@ -287,15 +270,11 @@ impl GradientAxis {
             })
         };
         let residues = || (0..stride.min(input)).map(|r| (r, (input - r).div_ceil(stride)));
-        let ends = || residues().flat_map(|(r, count)| offsets(r).map(move |(_, o)| (o, o + count as isize - 1)));
-        let before = ends().map(|(low, _)| -low).max().unwrap_or(0).max(0);
-        // A phase without taps still has positions to fill with zeros, which must have a place in the source.
-        let after = ends().map(|(_, high)| high - (output - 1)).max().unwrap_or(0);
-        let after = after.max(input.div_ceil(stride) as isize - output - before).max(0);
+        let before = residues().flat_map(|(r, _)| offsets(r)).map(|(_, offset)| -offset).max().unwrap_or(0).max(0);
         let phases = residues().map(|(r, count)| AxisPhase {
             axis: Axis { count, step: 1, to: r, to_step: stride },
             taps: offsets(r).map(|(place, o)| AxisTap { place, offset: (o + before) as usize }).collect(),
         });
-        Self { before: before as usize, after: after as usize, phases: phases.collect() }
+        Self { before: before as usize, phases: phases.collect() }
     }
 }

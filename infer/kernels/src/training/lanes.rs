@@ -21,6 +21,22 @@ pub(super) trait Lanes: Copy {
     unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize);
 }
 
+/// Loads a tile. A loop, since `array::map` is compiled as a call, without the tier's registers.
+///
+/// # Safety
+/// As for [`Lanes::load`].
+#[inline(always)]
+pub(super) unsafe fn load_each<L: Lanes, const TILE: usize>(from: &[*mut f32; TILE]) -> [L; TILE] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut tile = [L::zero(); TILE];
+        for p in 0..TILE {
+            tile[p] = L::load(from[p]);
+        }
+        tile
+    }
+}
+
 /// A computation that can run on any tier. `TILE` is the number of accumulators that suits the tier's registers.
 pub(super) trait Kernel {
     /// # Safety
@@ -54,6 +70,24 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
         Isa::Avx512(_) => unsafe { avx512(kernel) },
         // SAFETY: plain Rust, no special instruction.
         _ => unsafe { kernel.run::<Scalar, 2>() },
+    }
+}
+
+/// Runs `kernel` where only the first eight lanes hold values; the other eight of whatever it stores are zero.
+#[inline]
+pub(super) fn dispatch_half<K: Kernel>(isa: Isa, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2<K: Kernel>(kernel: K) {
+        // SAFETY: this function is only entered where AVX2 and FMA exist.
+        unsafe { kernel.run::<x86::Avx2Half, 12>() }
+    }
+
+    match isa {
+        // SAFETY: the token exists only where the CPU has AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => unsafe { avx2(kernel) },
+        _ => dispatch(isa, kernel),
     }
 }
 
@@ -155,6 +189,57 @@ mod x86 {
         unsafe fn sum(self) -> f32 {
             // SAFETY: the caller vouches for AVX2.
             unsafe { sum(_mm256_add_ps(self.0[0], self.0[1])) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+            // SAFETY: the caller's contract.
+            unsafe { transpose(from, from_step, to, to_step) }
+        }
+    }
+
+    /// One 256-bit register, for vectors whose last eight lanes are zero.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2Half(__m256);
+
+    impl Lanes for Avx2Half {
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: the caller vouches for AVX2.
+            unsafe { Self(_mm256_setzero_ps()) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller vouches for AVX2 and sixteen values.
+            unsafe { Self(_mm256_loadu_ps(from)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller vouches for AVX2 and sixteen values.
+            unsafe {
+                _mm256_storeu_ps(to, self.0);
+                _mm256_storeu_ps(to.add(8), _mm256_setzero_ps());
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller vouches for FMA.
+            unsafe { Self(_mm256_fmadd_ps(a.0, b.0, self.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self {
+            // SAFETY: the caller vouches for FMA and one value.
+            unsafe { self.add_product(Self(_mm256_broadcast_ss(&*scale)), vector) }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: the caller vouches for AVX2.
+            unsafe { sum(self.0) }
         }
 
         #[inline(always)]

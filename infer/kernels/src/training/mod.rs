@@ -6,6 +6,7 @@
 //! results do not depend on the cut.
 
 mod convolution;
+mod correlate;
 mod correlation;
 mod depthwise;
 mod lanes;

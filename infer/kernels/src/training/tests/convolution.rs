@@ -115,20 +115,19 @@ fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
             let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
             for isa in Isa::available() {
                 let what = |part| format!("{part} of {s:?}, {images} images, {}", isa.name());
-                let mut scratch = Vec::new();
                 let mut y = vec![f32::NAN; bdy.len()];
-                plan.forward(isa, &bx, &forward, Some(&padded_bias), &mut y, &mut scratch);
+                plan.forward(isa, &bx, &forward, Some(&padded_bias), &mut y);
                 assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
 
                 let mut dx = vec![f32::NAN; bx.len()];
-                plan.input_gradient(isa, &bdy, &backward, &mut dx, false, &mut scratch);
+                plan.input_gradient(isa, &bdy, &backward, &mut dx, false);
                 assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
-                plan.input_gradient(isa, &bdy, &backward, &mut dx, true, &mut scratch);
+                plan.input_gradient(isa, &bdy, &backward, &mut dx, true);
                 let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
                 assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
 
                 let mut packed = vec![0.0; forward.len()];
-                plan.weight_gradient(isa, 0..plan.output_blocks(), &bx, &bdy, &mut packed, &mut scratch);
+                plan.weight_gradient(isa, 0..plan.output_blocks(), &bx, &bdy, &mut packed);
                 let mut dw = vec![0.0; w.len()];
                 let per_block = (s.in_channels / s.groups) * s.kernel[0] * s.kernel[1] * BLOCK;
                 for (b, dw) in dw.chunks_mut(per_block).enumerate() {
@@ -147,9 +146,9 @@ fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
     let plan = Convolution::new(s).unwrap();
     let (x, dy) = (block(20, 30, &values(1, 2 * 20 * 30)), block(50, 30, &values(2, 2 * 50 * 30)));
     let len = plan.forward_block_len();
-    let (mut whole, mut part, mut scratch) = (vec![0.0; 4 * len], vec![0.0; 2 * len], Vec::new());
-    plan.weight_gradient(Isa::best(), 0..4, &x, &dy, &mut whole, &mut scratch);
-    plan.weight_gradient(Isa::best(), 1..3, &x, &dy, &mut part, &mut scratch);
+    let (mut whole, mut part) = (vec![0.0; 4 * len], vec![0.0; 2 * len]);
+    plan.weight_gradient(Isa::best(), 0..4, &x, &dy, &mut whole);
+    plan.weight_gradient(Isa::best(), 1..3, &x, &dy, &mut part);
     assert_eq!(part, whole[len..3 * len]);
 }
 

@@ -1,0 +1,177 @@
+//! The dense kernel of a [`Correlation`].
+
+use std::ops::Range;
+
+use super::BLOCK;
+use super::correlation::{Correlation, Position, Region};
+use super::lanes::{Kernel, Lanes, dispatch, dispatch_half, load_each};
+use crate::Isa;
+
+/// Arguments of [`correlate`].
+pub(super) struct Correlate<'a> {
+    pub correlation: &'a Correlation,
+    pub images: usize,
+    pub source: &'a [f32],
+    /// `[destination block][source block][tap][source lane][destination lane]`, each destination block
+    /// `weights_stride` after the one before.
+    pub weights: &'a [f32],
+    pub weights_stride: usize,
+    /// Start value of each destination channel (padded to blocks) instead of zero.
+    pub bias: Option<&'a [f32]>,
+    pub destination: &'a mut [f32],
+    /// Whether to add to the destination instead of replacing it.
+    pub accumulate: bool,
+}
+
+/// Taps of source blocks whose weights, for one destination block, pass all positions together, so that they stay in the
+/// nearest caches.
+const CHUNK: usize = 36;
+
+/// Computes a dense correlation.
+pub(super) fn correlate(isa: Isa, arguments: Correlate) {
+    let planes = arguments.correlation.destination();
+    let whole = planes.channels.div_ceil(BLOCK / 2) / 2;
+    let mut blocks = Blocks { arguments, blocks: 0..whole };
+    dispatch(isa, &mut blocks);
+    if whole < planes.blocks() {
+        blocks.blocks = whole..planes.blocks();
+        dispatch_half(isa, &mut blocks);
+    }
+}
+
+/// A correlation of some of the destination's blocks.
+struct Blocks<'a> {
+    arguments: Correlate<'a>,
+    blocks: Range<usize>,
+}
+
+impl Kernel for &mut Blocks<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const TILE: usize>(self) {
+        let Correlate { correlation: c, images, source, weights, weights_stride, bias, .. } = self.arguments;
+        let block_weights = c.source().blocks() * c.taps() * BLOCK * BLOCK;
+        let Range { start, end } = self.blocks;
+        assert!(end <= c.destination().blocks() && bias.is_none_or(|b| b.len() >= end * BLOCK));
+        assert!(start == end || weights.len() >= (end - 1) * weights_stride + block_weights, "{}", weights.len());
+        let regions = c.regions(images, source, self.arguments.destination);
+        let chunk = (CHUNK / c.taps().max(1)).max(1);
+        let destination = self.arguments.destination.as_mut_ptr();
+        for block in start..end {
+            for first in (0..c.source().blocks()).step_by(chunk) {
+                let chunk = first..(first + chunk).min(c.source().blocks());
+                let accumulate = self.arguments.accumulate || first > 0;
+                for region in regions.iter().filter(|r| !(accumulate && r.taps.is_empty())) {
+                    // SAFETY: the CPU has `L` (caller); `regions` has checked that the buffers hold the positions, taps
+                    // and blocks of all images, and weights and bias cover the blocks (asserted above).
+                    unsafe {
+                        let start = match bias {
+                            _ if accumulate => Start::Destination,
+                            Some(bias) => Start::Value(L::load(bias.as_ptr().add(block * BLOCK))),
+                            None => Start::Value(L::zero()),
+                        };
+                        let weights = weights.as_ptr().add(block * weights_stride);
+                        let destination = destination.add(block * c.destination().plane());
+                        let positions = region.positions(images);
+                        let sweep = Sweep { c, region, chunk: chunk.clone(), source, weights };
+                        sweep.run::<L, TILE>(positions, start, destination);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the sums of a tile start from.
+#[derive(Clone, Copy)]
+enum Start<L> {
+    Value(L),
+    Destination,
+}
+
+/// A region's products with some of the source's blocks, for one destination block.
+struct Sweep<'a> {
+    c: &'a Correlation,
+    region: &'a Region,
+    chunk: Range<usize>,
+    source: &'a [f32],
+    /// Of the destination block.
+    weights: *const f32,
+}
+
+impl Sweep<'_> {
+    /// # Safety
+    /// The CPU must have `L`; `positions` must be the region's, in images that the source holds and that `destination`
+    /// points into; the weights must cover all source blocks and taps.
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const TILE: usize>(&self, positions: &[Position], start: Start<L>, destination: *mut f32) {
+        for tile in positions.chunks(TILE) {
+            // The last tile repeats the last position: it computes and stores the same value again.
+            let tile: [Position; TILE] = std::array::from_fn(|p| tile[p.min(tile.len() - 1)]);
+            // SAFETY: this function's contract.
+            unsafe {
+                let to = tile.map(|p| destination.add(p.destination as usize));
+                let sums = match start {
+                    Start::Value(value) => [value; TILE],
+                    Start::Destination => load_each(&to),
+                };
+                let sums = self.add_products(tile.map(|p| self.source.as_ptr().add(p.source as usize)), sums);
+                for p in 0..TILE {
+                    sums[p].store(to[p]);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of the positions that read `from` to their sums.
+    ///
+    /// # Safety
+    /// As for [`Sweep::run`].
+    #[inline(always)]
+    unsafe fn add_products<L: Lanes, const TILE: usize>(
+        &self,
+        from: [*const f32; TILE],
+        mut sums: [L; TILE],
+    ) -> [L; TILE] {
+        let source = self.c.source();
+        for block in self.chunk.clone() {
+            let channels = source.channels_of(block);
+            for tap in &self.region.taps {
+                let offset = block * source.plane() + tap.offset;
+                // SAFETY: the weights cover all source blocks and taps, and windows lie within the source.
+                unsafe {
+                    let weights = self.weights.add((block * self.c.taps() + tap.index) * BLOCK * BLOCK);
+                    // A full block in its own branch, so that its loop has a constant length.
+                    if channels == BLOCK {
+                        for channel in 0..BLOCK {
+                            sums = add_channel(sums, from, offset + channel, weights.add(channel * BLOCK));
+                        }
+                    } else {
+                        for channel in 0..channels {
+                            sums = add_channel(sums, from, offset + channel, weights.add(channel * BLOCK));
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// `from + offset` and sixteen `weights` must be readable, and the CPU have `L`.
+#[inline(always)]
+unsafe fn add_channel<L: Lanes, const TILE: usize>(
+    mut sums: [L; TILE],
+    from: [*const f32; TILE],
+    offset: usize,
+    weights: *const f32,
+) -> [L; TILE] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let weights = L::load(weights);
+        for p in 0..TILE {
+            sums[p] = sums[p].add_scaled(from[p].add(offset), weights);
+        }
+    }
+    sums
+}
