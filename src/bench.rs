@@ -14,6 +14,8 @@ use crate::{Format, cache};
 #[command(after_help = "Examples:
   sr2-prune bench                                         the export of the newest run
   sr2-prune bench model.onnx --batch 64 --threads 2
+  sr2-prune bench model.onnx --explain
+  sr2-prune bench model.onnx --against model-int8.onnx
   sr2-prune bench runs/resnet20-1/export --engines sparse,ort --data examples/data --format json")]
 pub struct Arguments {
     /// An export folder, a .onnx, a .srz or a .csr.safetensors file [default: the export of the newest run]
@@ -33,6 +35,12 @@ pub struct Arguments {
     /// ONNX Runtime's library, or its folder [default: searched for, see `sr2-prune doctor`]
     #[arg(long, value_name = "FILE|DIR")]
     ort: Option<PathBuf>,
+    /// Another ONNX file to time beside it by ONNX Runtime, such as a quantised one; may be repeated
+    #[arg(long, value_name = "FILE")]
+    against: Vec<PathBuf>,
+    /// Show the engine's time, speed and kernels layer by layer, instead of a comparison
+    #[arg(long, conflicts_with_all = ["against", "engines", "ort", "data"])]
+    explain: bool,
     #[command(flatten)]
     images: TestImages,
     /// How to print the report
@@ -55,6 +63,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let options = BenchOptions {
         model: path,
         engines: arguments.engines.clone(),
+        against: arguments.against.clone(),
         batch: arguments.batch,
         threads: arguments.threads,
         seconds: arguments.seconds,
@@ -63,6 +72,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         places: Places::of_process(arguments.ort.clone(), cache::folder()),
         program: std::env::current_exe().ok(),
     };
+    if arguments.explain {
+        return arguments.format.print(&sr2_bench::explain(&options)?);
+    }
     let report = sr2_bench::bench(&options)?;
     for absent in &report.unavailable {
         eprintln!("{}: {}", absent.engine, absent.reason);

@@ -57,6 +57,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let options = BenchOptions {
         model: export.folder,
         engines: EngineKind::ALL.into(),
+        against: Vec::new(),
         batch: 1,
         threads: 1,
         seconds: 2.0,

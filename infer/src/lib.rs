@@ -30,4 +30,4 @@ pub use engine::Engine;
 pub use error::Error;
 pub use options::{Options, WeightPolicy};
 pub use plan::{LayerPlan, Plan};
-pub use sr2_kernels::{Isa, IsaError};
+pub use sr2_kernels::{Isa, IsaError, peak_flops};

@@ -73,9 +73,14 @@ pub(crate) fn check(answers: &[(&str, Vec<f32>)], outputs: usize) -> Result<Agre
 
 /// Fraction of images whose largest logit (the first of equal ones) is that of their label.
 pub(crate) fn accuracy(logits: &[f32], labels: &[usize]) -> f64 {
-    let rows = logits.chunks(logits.len() / labels.len());
-    let right = rows.zip(labels).filter(|(row, label)| largest(row) == **label).count();
+    let found = classes(logits, logits.len() / labels.len());
+    let right = found.iter().zip(labels).filter(|(found, label)| found == label).count();
     right as f64 / labels.len() as f64
+}
+
+/// The class of each image: where its largest logit is.
+pub(crate) fn classes(logits: &[f32], outputs: usize) -> Vec<usize> {
+    logits.chunks(outputs).map(largest).collect()
 }
 
 /// Index of the largest of an image's logits, the first of equal ones.

@@ -1,7 +1,7 @@
 //! One measurement from start to end: open the engines, check that they agree, race them, report.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,8 +11,8 @@ use crate::engine_kind::EngineSpec;
 use crate::model_files::ModelFiles;
 use crate::timing::Samples;
 use crate::{
-    Agreement, BenchError, EngineKind, EngineResult, Machine, OnnxRuntime, Places, Report, Runner, SCHEMA, Unavailable,
-    agreement, peak_memory, timing,
+    Agreement, BenchError, EngineKind, EngineResult, Machine, OnnxRuntime, Places, Report, RivalResult, Runner, SCHEMA,
+    Unavailable, agreement, peak_memory, timing,
 };
 
 /// What to measure.
@@ -22,6 +22,9 @@ pub struct BenchOptions {
     pub model: PathBuf,
     /// Engines, in the order of the report; each once.
     pub engines: Vec<EngineKind>,
+    /// Other ONNX files to time beside it by ONNX Runtime, such as int8 or distilled ones. They take the same images
+    /// and give as many outputs, but need not agree.
+    pub against: Vec<PathBuf>,
     /// Images in a batch.
     pub batch: usize,
     /// Threads of each engine.
@@ -66,18 +69,26 @@ pub fn bench(options: &BenchOptions) -> Result<Report, BenchError> {
     let (specs, unavailable) = specs(options, &files)?;
     let opened = specs.iter().map(|spec| spec.open()).collect::<Result<Vec<_>, _>>()?;
     let mut opened: Vec<Opened> = specs.into_iter().zip(opened).collect();
+    let engines = opened.len();
+    for file in &options.against {
+        let spec = rival(file, options)?;
+        let runner = spec.open()?;
+        opened.push((spec, runner));
+    }
     check_interfaces(&opened)?;
 
     let images = images(options, &*opened[0].1)?;
-    let (agreement, accuracies) = check_answers(&mut opened, options, &images)?;
+    let (agreement, accuracies, same_class) = check_answers(&mut opened, engines, options, &images)?;
     let (specs, mut runners): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
     let values = options.batch * runners[0].input_shape().iter().product::<usize>();
     let batch: Vec<f32> = images.iter().copied().cycle().take(values).collect();
-    let samples = timing::race(&mut runners, &batch, options.batch, options.seconds)?;
+    let all_samples = timing::race(&mut runners, &batch, options.batch, options.seconds)?;
 
+    let samples = &all_samples;
     let mut results = Vec::new();
-    let baseline = specs.iter().position(|spec| spec.kind == EngineKind::Ort).map(|index| &samples[index]);
-    for (((spec, runner), samples), accuracy) in specs.iter().zip(&runners).zip(&samples).zip(accuracies) {
+    let baseline = specs[..engines].iter().position(|spec| spec.kind == EngineKind::Ort);
+    let baseline = baseline.map(|index| &samples[index]);
+    for (((spec, runner), samples), accuracy) in specs.iter().zip(&runners).zip(samples).zip(accuracies) {
         let peak_rss_bytes = match &options.program {
             Some(program) => peak_memory::peak_rss_bytes(program, spec)?,
             None => None,
@@ -88,6 +99,14 @@ pub fn bench(options: &BenchOptions) -> Result<Report, BenchError> {
             ..result(spec, runner.weight_bytes(), samples, baseline)
         });
     }
+    let rivals = results.split_off(engines);
+    let against = specs[engines..].iter().zip(rivals).zip(&samples[engines..]).zip(same_class);
+    let against = against.map(|(((spec, result), samples), same_class)| RivalResult {
+        file: spec.file.clone(),
+        speed_of_first: all_samples[0].speed_over(samples),
+        same_class,
+        result,
+    });
     Ok(Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
@@ -101,6 +120,7 @@ pub fn bench(options: &BenchOptions) -> Result<Report, BenchError> {
         seconds: options.seconds,
         agreement,
         results,
+        against: against.collect(),
         unavailable,
     })
 }
@@ -159,6 +179,13 @@ fn spec(kind: EngineKind, options: &BenchOptions, files: &ModelFiles) -> Result<
     Ok(EngineSpec { kind, file: file.into(), batch: options.batch, threads: options.threads, isa, library })
 }
 
+/// Another ONNX file, by ONNX Runtime.
+fn rival(file: &Path, options: &BenchOptions) -> Result<EngineSpec, BenchError> {
+    let library = Some(OnnxRuntime::find(&options.places)?);
+    let (isa, file) = (options.isa.name().to_string(), file.to_path_buf());
+    Ok(EngineSpec { kind: EngineKind::Ort, file, batch: options.batch, threads: options.threads, isa, library })
+}
+
 fn check_interfaces(opened: &[Opened]) -> Result<(), BenchError> {
     let interface = |runner: &dyn Runner| (runner.input_shape(), runner.outputs());
     let (first, expected) = (opened[0].1.name(), interface(&*opened[0].1));
@@ -167,7 +194,7 @@ fn check_interfaces(opened: &[Opened]) -> Result<(), BenchError> {
         if found != expected {
             let problem = format!("maps images {:?} to {} outputs", found.0, found.1);
             let problem = format!("{problem}, but {first} maps {:?} to {}", expected.0, expected.1);
-            return Err(BenchError::Engine { engine: spec.kind.to_string(), problem });
+            return Err(BenchError::Engine { engine: format!("{} on {}", spec.kind, spec.file.display()), problem });
         }
     }
     Ok(())
@@ -197,20 +224,25 @@ pub(crate) fn random_images(values: usize) -> Vec<f32> {
     (0..values).map(|_| rng.random_range(-bound..bound)).collect()
 }
 
-/// Agreement of all engines on all images, and each engine's accuracy if there are labels.
+/// Agreement of the first `engines` on all images; everyone's accuracy if there are labels; and the fraction of
+/// images that each of the others gives the class that the first engine gives them.
 fn check_answers(
     opened: &mut [Opened],
+    engines: usize,
     options: &BenchOptions,
     images: &[f32],
-) -> Result<(Agreement, Vec<Option<f64>>), BenchError> {
+) -> Result<(Agreement, Vec<Option<f64>>, Vec<f64>), BenchError> {
     let mut answers = Vec::new();
     for (spec, runner) in opened.iter_mut() {
         answers.push((spec.kind.name(), agreement::answers(&mut **runner, images, options.batch)?));
     }
-    let agreement = agreement::check(&answers, opened[0].1.outputs())?;
+    let outputs = opened[0].1.outputs();
+    let agreement = agreement::check(&answers[..engines], outputs)?;
+    let classes = agreement::classes(&answers[0].1, outputs);
+    let same_class = answers[engines..].iter().map(|(_, logits)| agreement::accuracy(logits, &classes)).collect();
     let labels = options.data.as_ref().map(|data| &data.labels);
     let accuracies = answers.iter().map(|(_, logits)| labels.map(|labels| agreement::accuracy(logits, labels)));
-    Ok((agreement, accuracies.collect()))
+    Ok((agreement, accuracies.collect(), same_class))
 }
 
 fn result(spec: &EngineSpec, weight_bytes: u64, samples: &Samples, baseline: Option<&Samples>) -> EngineResult {

@@ -38,6 +38,9 @@ pub struct Report {
     pub agreement: Agreement,
     /// One row for each engine measured, in the order asked for.
     pub results: Vec<EngineResult>,
+    /// One row for each other file measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<RivalResult>,
     /// Engines asked for and not measured.
     pub unavailable: Vec<Unavailable>,
 }
@@ -70,6 +73,20 @@ pub struct EngineResult {
     pub accuracy: Option<f64>,
 }
 
+/// The figures of another ONNX file by ONNX Runtime.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RivalResult {
+    /// The file.
+    pub file: PathBuf,
+    /// How many times as fast the first engine of the report is: the median of the ratios taken round by round.
+    pub speed_of_first: f64,
+    /// Fraction of the images that it gives the class which the first engine gives them.
+    pub same_class: f64,
+    /// Its figures.
+    #[serde(flatten)]
+    pub result: EngineResult,
+}
+
 /// An engine that was asked for and cannot run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unavailable {
@@ -90,6 +107,14 @@ impl fmt::Display for Report {
         let plural = if threads == 1 { "" } else { "s" };
         writeln!(f, "batch {batch}, {threads} thread{plural}, {}, {cpu}", self.isa)?;
         writeln!(f, "{}", self.table())?;
+        for RivalResult { file, speed_of_first, same_class, .. } in &self.against {
+            let (first, same) = (self.results[0].engine, 100.0 * same_class);
+            let file = file.display();
+            writeln!(
+                f,
+                "{first} is {speed_of_first:.2}x as fast as {file}, which gives {same:.1} % of images its class"
+            )?;
+        }
         for Unavailable { engine, reason } in &self.unavailable {
             writeln!(f, "{engine}: not measured: {reason}")?;
         }
@@ -112,10 +137,13 @@ impl Report {
             "peak RSS MB",
             "accuracy",
         ]);
-        for row in &self.results {
+        let name = |path: &PathBuf| path.file_name().map(|name| name.display().to_string()).unwrap_or_default();
+        let others = self.against.iter().map(|rival| (format!("ort {}", name(&rival.file)), &rival.result));
+        let own = self.results.iter().map(|row| (row.engine.to_string(), row));
+        for (name, row) in own.chain(others) {
             let known = |value: Option<String>| value.unwrap_or_else(|| "-".into());
             table.add_row([
-                row.engine.to_string(),
+                name,
                 format!("{:.3}", row.weight_bytes as f64 / 1e6),
                 format!("{:.3}", row.p50_ms),
                 format!("{:.3}", row.p90_ms),
@@ -169,6 +197,7 @@ mod tests {
             seconds: 1.0,
             agreement: Agreement { reference: "sparse".into(), images: 16, max_difference: 0.5, allowed: 1.0 },
             results: vec![row, dense],
+            against: Vec::new(),
             unavailable: vec![Unavailable { engine: EngineKind::Ort, reason: "not found".into() }],
         }
     }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use sr2_bench::{BenchError, BenchOptions, EngineKind, LabelledImages, OnnxRuntime, OnnxRuntimeError, Places, bench};
+use sr2_bench::{
+    BenchError, BenchOptions, EngineKind, LabelledImages, OnnxRuntime, OnnxRuntimeError, Places, bench, explain,
+};
 use sr2_infer::Isa;
 
 fn tiny() -> PathBuf {
@@ -13,6 +15,7 @@ fn options(engines: &[EngineKind]) -> BenchOptions {
     BenchOptions {
         model: tiny(),
         engines: engines.to_vec(),
+        against: Vec::new(),
         batch: 2,
         threads: 1,
         seconds: 0.05,
@@ -61,6 +64,32 @@ fn all_engines_agree_and_are_reported_in_order() {
         assert!(0.0 < row.p50_ms && row.p50_ms <= row.p90_ms && row.p90_ms <= row.p99_ms, "{row:?}");
         assert!((row.images_per_s * row.p50_ms / 2e3 - 1.0).abs() < 1e-9, "{row:?}");
     }
+}
+
+/// The file itself as the rival: the same answers.
+#[test]
+fn another_file_is_timed_beside_the_engines() {
+    let Some(places) = with_library() else { return };
+    let rival = BenchOptions { against: vec![tiny()], places, ..options(&[EngineKind::Sparse]) };
+    let report = bench(&rival).unwrap();
+    assert_eq!((report.results.len(), report.against.len()), (1, 1));
+    let rival = &report.against[0];
+    assert_eq!((rival.same_class, rival.result.engine), (1.0, EngineKind::Ort));
+    assert!(rival.speed_of_first > 0.0, "{rival:?}");
+    assert!(report.to_string().contains("| ort tiny.onnx |"), "{report}");
+}
+
+#[test]
+fn layers_are_explained() {
+    let explanation = explain(&options(&[EngineKind::Sparse])).unwrap();
+    let conv = explanation.layers.iter().find(|layer| layer.op.starts_with("Conv")).unwrap();
+    let percent = 100.0 * conv.gflops.unwrap() / explanation.peak_gflops;
+    assert!((conv.percent_of_peak.unwrap() / percent - 1.0).abs() < 1e-9, "{conv:?}");
+    assert!(conv.us > 0.0 && conv.weight_bytes > 0 && conv.dense_gflops >= conv.gflops, "{conv:?}");
+    let total: f64 = explanation.layers.iter().map(|layer| layer.us).sum();
+    assert!((total / explanation.total_us - 1.0).abs() < 1e-6, "{explanation}");
+    let import = explanation.layers.first().unwrap();
+    assert_eq!((import.op.as_str(), import.gflops), ("Import", None));
 }
 
 /// `race.py` reads `results[0].p50_ms` of the JSON.

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     let options = BenchOptions {
         model: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny.onnx").into(),
         engines: vec![EngineKind::Sparse],
+        against: Vec::new(),
         batch: 1,
         threads: 1,
         seconds: 0.0,

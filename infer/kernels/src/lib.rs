@@ -1,7 +1,7 @@
 //! SIMD kernels with portable twins, one tier an instruction set, behind safe descriptors.
 //!
 //! A [`ProgramBuilder`] checks each step against the buffers it works on; the [`Program`] it makes runs them many times,
-//! on many threads, without allocating. This is the only crate of the project with `unsafe` code.
+//! on many threads, without allocating. Apart from the boundary to C, this is the only crate of the project with `unsafe` code.
 
 mod activation;
 mod arena;
@@ -15,6 +15,7 @@ mod dilated_pooling;
 mod grid;
 mod isa;
 mod linear;
+mod peak;
 mod plane;
 mod pointwise;
 mod pooling;
@@ -34,6 +35,7 @@ pub use activation::Activation;
 pub use builder::{BufferId, Conv, NO_CLIP, ProgramBuilder};
 pub use combine::Combination;
 pub use isa::{Avx2, Avx512, Isa, IsaError};
+pub use peak::peak_flops;
 pub use plane::Plane;
 pub use pooling::Pooling;
 pub use program::{Buffer, Program, Weights};
