@@ -329,10 +329,8 @@ impl ProgramBuilder {
         assert_eq!(positions, Some([to.plane.height(), to.plane.width()]), "positions of {window:?}");
         assert_eq!(from.channels, to.channels, "channels of a pooling");
         let (x, y, channels) = (from.plane, to.plane, from.channels);
-        self.push(match window.dilation {
-            [1, 1] => Step::Pool(Pool { x, x_start, y, y_start, channels, pooling, window }),
-            _ => Step::DilatedPool(DilatedPool { x, x_start, y, y_start, channels, pooling, window }),
-        })
+        let pool = Pool { x, x_start, y, y_start, channels, pooling, window };
+        self.push(if window.dilation == [1, 1] { Step::Pool(pool) } else { Step::DilatedPool(DilatedPool(pool)) })
     }
 
     /// Mean over each plane; `y` holds one position a channel.

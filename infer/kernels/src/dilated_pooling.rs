@@ -1,27 +1,18 @@
 //! Max and average pooling over windows with gaps, which no network of note uses: plain loops.
 
-use crate::plane::Plane;
-use crate::pooling::Pooling;
+use crate::pooling::{Pool, Pooling};
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 use crate::window::Window;
 
-/// One value a window and channel.
+/// A pooling whose window has gaps.
 #[derive(Debug)]
-pub(crate) struct DilatedPool {
-    pub(crate) x: Plane,
-    pub(crate) x_start: usize,
-    pub(crate) y: Plane,
-    pub(crate) y_start: usize,
-    pub(crate) channels: usize,
-    pub(crate) pooling: Pooling,
-    pub(crate) window: Window,
-}
+pub(crate) struct DilatedPool(pub(crate) Pool);
 
 impl Kernel for Call<'_, DilatedPool> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let s = self.step;
+        let s = &self.step.0;
         for channel in self.site.part.of(s.channels) {
             for (row, col) in (0..s.y.height()).flat_map(|row| (0..s.y.width()).map(move |col| (row, col))) {
                 let rows = inside(&s.window, 0, row, s.x.height());
