@@ -224,14 +224,17 @@ pub(crate) fn random_images(values: usize) -> Vec<f32> {
     (0..values).map(|_| rng.random_range(-bound..bound)).collect()
 }
 
-/// Agreement of the first `engines` on all images; everyone's accuracy if there are labels; and the fraction of
-/// images that each of the others gives the class that the first engine gives them.
+/// Agreement of the first engines on all images; everyone's accuracy if there are labels; and the fraction of images
+/// that each of the others gives the class that the first engine gives them.
+type Checked = (Agreement, Vec<Option<f64>>, Vec<f64>);
+
+/// Compares the answers on all images; those of the first `engines` must agree.
 fn check_answers(
     opened: &mut [Opened],
     engines: usize,
     options: &BenchOptions,
     images: &[f32],
-) -> Result<(Agreement, Vec<Option<f64>>, Vec<f64>), BenchError> {
+) -> Result<Checked, BenchError> {
     let mut answers = Vec::new();
     for (spec, runner) in opened.iter_mut() {
         answers.push((spec.kind.name(), agreement::answers(&mut **runner, images, options.batch)?));
