@@ -11,8 +11,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use rayon::prelude::*;
 use serde::Serialize;
-use sr2_kernels::Isa;
-use sr2_kernels::training::peak_flops;
+use sr2_kernels::{Isa, peak_flops};
 use sr2_models::{Graph, ParameterRole, zoo};
 use sr2_train::candle_executor::{CandleExecutor, DeviceKind};
 use sr2_train::direction::Direction;
@@ -216,8 +215,7 @@ fn measure(
     let multiplications = TapeExecutor::new(graph, 1, 1)?.multiplications() * options.batch;
     let gflops = 2e-6 * passes * multiplications as f64 / step_ms;
     let isa = Isa::from_env()?;
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
-    let peak = threads.broadcast(|_| peak_flops(isa)).iter().sum::<f64>() / 1e9;
+    let peak = peak_flops(isa, options.threads) / 1e9;
     Ok(Row {
         network: graph.name().into(),
         executor: engine,

@@ -13,7 +13,6 @@ mod lanes;
 mod layout;
 mod norm;
 mod pack;
-mod peak;
 mod pointwise;
 mod pool;
 mod sparse_conv;
@@ -32,7 +31,6 @@ pub use layout::{block_images, blocked_channels, concat, concat_gradient, flatte
 pub use norm::{
     Mask, NormInputGradient, accumulate_gradient_moments, accumulate_moments, norm_input_gradient, normalize,
 };
-pub use peak::peak_flops;
 pub use pointwise::{Activation, activate, activation_gradient, add, add_assign, add_channel_sums};
 pub use pool::{PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient};
 pub use sparse_conv::{SparseConvolution, SparseInputGradient, SparseWeightGradient};
