@@ -13,6 +13,8 @@ mod dense_conv;
 mod depthwise;
 mod dilated_pooling;
 mod grid;
+#[cfg(test)]
+mod guard;
 mod isa;
 mod linear;
 mod peak;

@@ -4,6 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_formats::{CsrMatrix, Tensor};
 
+use crate::guard::both;
 use crate::{Buffer, Conv, Isa, NO_CLIP, Plane, Pooling, ProgramBuilder, Weights, Window};
 
 /// Unit roundoff of f32.
@@ -137,131 +138,150 @@ fn case(channels: [usize; 2], size: [usize; 2], window: Window, sparsity: f64) -
 
 #[test]
 fn convolutions_agree_at_every_size_around_a_vector() {
-    for (seed, width) in (1..=18).chain([31, 32, 33]).enumerate() {
-        test_conv(case([3, 5], [4, width], SAME, 0.5), seed as u64);
-        test_conv(case([2, 3], [width, 3], SAME, 0.5), 100 + seed as u64);
-    }
+    both(|| {
+        for (seed, width) in (1..=18).chain([31, 32, 33]).enumerate() {
+            test_conv(case([3, 5], [4, width], SAME, 0.5), seed as u64);
+            test_conv(case([2, 3], [width, 3], SAME, 0.5), 100 + seed as u64);
+        }
+    });
 }
 
 #[test]
 fn convolutions_agree_at_every_sparsity() {
-    for (seed, sparsity) in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0].into_iter().enumerate() {
-        test_conv(case([40, 6], [9, 9], SAME, sparsity), seed as u64);
-        test_conv(case([17, 33], [4, 4], Window::POINT, sparsity), seed as u64);
-    }
+    both(|| {
+        for (seed, sparsity) in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0].into_iter().enumerate() {
+            test_conv(case([40, 6], [9, 9], SAME, sparsity), seed as u64);
+            test_conv(case([17, 33], [4, 4], Window::POINT, sparsity), seed as u64);
+        }
+    });
 }
 
 #[test]
 fn convolutions_agree_for_every_window() {
-    let windows = [
-        Window { stride: [2, 2], ..SAME },
-        Window { stride: [3, 2], ..SAME },
-        Window { kernel: [5, 5], pads: [2; 4], ..SAME },
-        Window { kernel: [7, 7], stride: [2, 2], pads: [3; 4], ..SAME },
-        Window { pads: [0; 4], ..SAME },
-        Window { dilation: [2, 3], pads: [2, 3, 2, 3], ..SAME },
-        Window { dilation: [2, 1], stride: [3, 2], pads: [4, 0, 1, 3], ..SAME },
-        Window { kernel: [1, 3], pads: [0, 1, 0, 1], ..SAME },
-        Window { kernel: [2, 4], pads: [1, 2, 0, 1], ..SAME },
-        Window { kernel: [1, 1], stride: [2, 2], pads: [0; 4], ..SAME },
-        Window { kernel: [1, 1], pads: [1, 2, 3, 4], ..SAME },
-    ];
-    for (seed, window) in windows.into_iter().enumerate() {
-        test_conv(case([3, 4], [11, 13], window, 0.4), seed as u64);
-    }
+    both(|| {
+        let windows = [
+            Window { stride: [2, 2], ..SAME },
+            Window { stride: [3, 2], ..SAME },
+            Window { kernel: [5, 5], pads: [2; 4], ..SAME },
+            Window { kernel: [7, 7], stride: [2, 2], pads: [3; 4], ..SAME },
+            Window { pads: [0; 4], ..SAME },
+            Window { dilation: [2, 3], pads: [2, 3, 2, 3], ..SAME },
+            Window { dilation: [2, 1], stride: [3, 2], pads: [4, 0, 1, 3], ..SAME },
+            Window { kernel: [1, 3], pads: [0, 1, 0, 1], ..SAME },
+            Window { kernel: [2, 4], pads: [1, 2, 0, 1], ..SAME },
+            Window { kernel: [1, 1], stride: [2, 2], pads: [0; 4], ..SAME },
+            Window { kernel: [1, 1], pads: [1, 2, 3, 4], ..SAME },
+        ];
+        for (seed, window) in windows.into_iter().enumerate() {
+            test_conv(case([3, 4], [11, 13], window, 0.4), seed as u64);
+        }
+    });
 }
 
 #[test]
 fn grouped_and_depthwise_convolutions_agree() {
-    for (seed, (channels, groups)) in [([8, 8], 8), ([4, 12], 4), ([6, 10], 2), ([9, 3], 3)].into_iter().enumerate() {
-        for stride in [1, 2] {
-            let window = Window { stride: [stride; 2], ..SAME };
-            test_conv(Case { groups, ..case(channels, [9, 14], window, 0.3) }, seed as u64);
+    both(|| {
+        for (seed, (channels, groups)) in [([8, 8], 8), ([4, 12], 4), ([6, 10], 2), ([9, 3], 3)].into_iter().enumerate()
+        {
+            for stride in [1, 2] {
+                let window = Window { stride: [stride; 2], ..SAME };
+                test_conv(Case { groups, ..case(channels, [9, 14], window, 0.3) }, seed as u64);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn depthwise_windows_agree_at_every_width() {
-    for (seed, width) in (1..=20).chain([33, 40]).enumerate() {
-        for stride in [1, 2] {
-            let window = Window { stride: [stride; 2], ..SAME };
-            let case = Case { groups: 3, clip: [-0.5, 0.5], ..case([3, 3], [width.min(9), width], window, 0.3) };
-            test_conv(Case { residual: seed % 2 == 0, ..case }, seed as u64);
+    both(|| {
+        for (seed, width) in (1..=20).chain([33, 40]).enumerate() {
+            for stride in [1, 2] {
+                let window = Window { stride: [stride; 2], ..SAME };
+                let case = Case { groups: 3, clip: [-0.5, 0.5], ..case([3, 3], [width.min(9), width], window, 0.3) };
+                test_conv(Case { residual: seed % 2 == 0, ..case }, seed as u64);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn residuals_and_clips_come_last() {
-    let case = case([5, 7], [6, 13], SAME, 0.6);
-    for (seed, clip) in [[0.0, f32::INFINITY], [0.0, 6.0], [-0.5, 0.5], NO_CLIP].into_iter().enumerate() {
-        test_conv(Case { residual: true, clip, ..case }, seed as u64);
-        test_conv(Case { clip, ..case }, seed as u64);
-    }
+    both(|| {
+        let case = case([5, 7], [6, 13], SAME, 0.6);
+        for (seed, clip) in [[0.0, f32::INFINITY], [0.0, 6.0], [-0.5, 0.5], NO_CLIP].into_iter().enumerate() {
+            test_conv(Case { residual: true, clip, ..case }, seed as u64);
+            test_conv(Case { clip, ..case }, seed as u64);
+        }
+    });
 }
 
 #[test]
 fn large_layers_are_cut_into_blocks_and_tiles() {
-    test_conv(case([96, 4], [33, 34], SAME, 0.8), 1);
-    test_conv(case([300, 3], [5, 5], SAME, 0.7), 2);
+    both(|| {
+        test_conv(case([96, 4], [33, 34], SAME, 0.8), 1);
+        test_conv(case([300, 3], [5, 5], SAME, 0.7), 2);
+    });
 }
 
 #[test]
 fn linear_layers_agree() {
-    let rng = &mut ChaCha8Rng::seed_from_u64(5);
-    for features in [1, 7, 8, 31, 64, 65, 200] {
-        for (outputs, sparsity) in [(1, 0.0), (10, 0.5), (7, 0.95), (5, 1.0)] {
-            let case = case([features, outputs], [1, 1], Window::POINT, sparsity);
-            let weight = weights(rng, outputs, features, sparsity);
-            let matrix = CsrMatrix::from_dense(&weight).unwrap();
-            let bias = values(rng, outputs);
-            for isa in Isa::available() {
-                for (lanes, count) in [(1, 3), (isa.lanes(), isa.lanes() + 1)] {
-                    let images = values(rng, count * features);
-                    let twin = |image| naive_conv(&case, &weight, &bias, image, false);
-                    let expected: Vec<Expected> = images.chunks(features).flat_map(twin).collect();
-                    for packed in [Weights::Sparse(&matrix), Weights::Dense(weight.data())] {
-                        let buffer = |channels| Buffer { plane: Plane::feature(lanes), channels };
-                        let mut builder = ProgramBuilder::new(isa, &[buffer(features), buffer(outputs)]);
-                        builder.import(0);
-                        builder.linear(0, 1, packed, Some(&bias), NO_CLIP);
-                        builder.export(1);
-                        let mut found = vec![f32::NAN; expected.len()];
-                        builder.build(2, count).unwrap().run(&images, count, &mut found);
-                        check(
-                            &format!("{features} -> {outputs} on {isa}, {lanes} lanes, {packed:.9?}"),
-                            &found,
-                            &expected,
-                        );
+    both(|| {
+        let rng = &mut ChaCha8Rng::seed_from_u64(5);
+        for features in [1, 7, 8, 31, 64, 65, 200] {
+            for (outputs, sparsity) in [(1, 0.0), (10, 0.5), (7, 0.95), (5, 1.0)] {
+                let case = case([features, outputs], [1, 1], Window::POINT, sparsity);
+                let weight = weights(rng, outputs, features, sparsity);
+                let matrix = CsrMatrix::from_dense(&weight).unwrap();
+                let bias = values(rng, outputs);
+                for isa in Isa::available() {
+                    for (lanes, count) in [(1, 3), (isa.lanes(), isa.lanes() + 1)] {
+                        let images = values(rng, count * features);
+                        let twin = |image| naive_conv(&case, &weight, &bias, image, false);
+                        let expected: Vec<Expected> = images.chunks(features).flat_map(twin).collect();
+                        for packed in [Weights::Sparse(&matrix), Weights::Dense(weight.data())] {
+                            let buffer = |channels| Buffer { plane: Plane::feature(lanes), channels };
+                            let mut builder = ProgramBuilder::new(isa, &[buffer(features), buffer(outputs)]);
+                            builder.import(0);
+                            builder.linear(0, 1, packed, Some(&bias), NO_CLIP);
+                            builder.export(1);
+                            let mut found = vec![f32::NAN; expected.len()];
+                            builder.build(2, count).unwrap().run(&images, count, &mut found);
+                            check(
+                                &format!("{features} -> {outputs} on {isa}, {lanes} lanes, {packed:.9?}"),
+                                &found,
+                                &expected,
+                            );
+                        }
                     }
                 }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn pooling_takes_places_inside_the_image() {
-    let rng = &mut ChaCha8Rng::seed_from_u64(6);
-    let window = |kernel, stride, pads| Window { kernel, stride, pads, dilation: [1, 1] };
-    let windows = [
-        window([3, 2], [2, 2], [1, 1, 2, 0]),
-        window([2, 2], [2, 2], [0; 4]),
-        window([3, 3], [2, 2], [1; 4]),
-        window([3, 3], [1, 1], [1; 4]),
-        window([2, 5], [1, 3], [0, 2, 1, 1]),
-    ];
-    for (window, width) in windows.into_iter().flat_map(|w| [4, 8, 9, 33, 70].map(|width| (w, width))) {
-        let image = values(rng, 3 * 7 * width);
-        for isa in Isa::available() {
-            for lanes in [1, isa.lanes()] {
-                for pooling in [Pooling::Max, Pooling::Average] {
-                    test_pool(isa, lanes, pooling, window, &image, [7, width]);
+    both(|| {
+        let rng = &mut ChaCha8Rng::seed_from_u64(6);
+        let window = |kernel, stride, pads| Window { kernel, stride, pads, dilation: [1, 1] };
+        let windows = [
+            window([3, 2], [2, 2], [1, 1, 2, 0]),
+            window([2, 2], [2, 2], [0; 4]),
+            window([3, 3], [2, 2], [1; 4]),
+            window([3, 3], [1, 1], [1; 4]),
+            window([2, 5], [1, 3], [0, 2, 1, 1]),
+        ];
+        for (window, width) in windows.into_iter().flat_map(|w| [4, 8, 9, 33, 70].map(|width| (w, width))) {
+            let image = values(rng, 3 * 7 * width);
+            for isa in Isa::available() {
+                for lanes in [1, isa.lanes()] {
+                    for pooling in [Pooling::Max, Pooling::Average] {
+                        test_pool(isa, lanes, pooling, window, &image, [7, width]);
+                    }
                 }
             }
         }
-    }
+    });
 }
 
 fn test_pool(isa: Isa, lanes: usize, pooling: Pooling, window: Window, image: &[f32], size: [usize; 2]) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Isa;
+use crate::guard::both;
 use crate::training::{ConvShape, Convolution};
 
 /// A shape with its output inferred.
@@ -89,67 +90,73 @@ fn pack(blocks: usize, len: usize, pack: impl Fn(usize, &mut [f32])) -> Vec<f32>
 
 #[test]
 fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
-    for (seed, s) in shapes().into_iter().enumerate() {
-        let plan = Convolution::new(s).unwrap();
-        for images in [1, 3, plan.group() + 1] {
-            let (in_area, out_area) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
-            let weights_len = s.out_channels * s.in_channels / s.groups * s.kernel[0] * s.kernel[1];
-            let x = values(seed as u64 + 1, images * s.in_channels * in_area);
-            let dy = values(seed as u64 + 2, images * s.out_channels * out_area);
-            let w = values(seed as u64 + 3, weights_len);
-            let bias = values(seed as u64 + 4, s.out_channels);
+    both(|| {
+        for (seed, s) in shapes().into_iter().enumerate() {
+            let plan = Convolution::new(s).unwrap();
+            for images in [1, 3, plan.group() + 1] {
+                let (in_area, out_area) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
+                let weights_len = s.out_channels * s.in_channels / s.groups * s.kernel[0] * s.kernel[1];
+                let x = values(seed as u64 + 1, images * s.in_channels * in_area);
+                let dy = values(seed as u64 + 2, images * s.out_channels * out_area);
+                let w = values(seed as u64 + 3, weights_len);
+                let bias = values(seed as u64 + 4, s.out_channels);
 
-            let mut y_expected: Vec<f64> =
-                (0..dy.len()).map(|i| f64::from(bias[i / out_area % s.out_channels])).collect();
-            let (mut dx_expected, mut dw_expected) = (vec![0.0; x.len()], vec![0.0; w.len()]);
-            for_each_product(&s, images, |o, i, k| {
-                y_expected[o] += f64::from(x[i]) * f64::from(w[k]);
-                dx_expected[i] += f64::from(dy[o]) * f64::from(w[k]);
-                dw_expected[k] += f64::from(x[i]) * f64::from(dy[o]);
-            });
+                let mut y_expected: Vec<f64> =
+                    (0..dy.len()).map(|i| f64::from(bias[i / out_area % s.out_channels])).collect();
+                let (mut dx_expected, mut dw_expected) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+                for_each_product(&s, images, |o, i, k| {
+                    y_expected[o] += f64::from(x[i]) * f64::from(w[k]);
+                    dx_expected[i] += f64::from(dy[o]) * f64::from(w[k]);
+                    dw_expected[k] += f64::from(x[i]) * f64::from(dy[o]);
+                });
 
-            let forward = pack(plan.output_blocks(), plan.forward_block_len(), |b, to| plan.pack_forward(b, &w, to));
-            let backward = pack(plan.input_blocks(), plan.backward_block_len(), |b, to| plan.pack_backward(b, &w, to));
-            let mut padded_bias = bias.clone();
-            padded_bias.resize(plan.output_blocks() * BLOCK, 0.0);
-            let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
-            for isa in Isa::available() {
-                let what = |part| format!("{part} of {s:?}, {images} images, {}", isa.name());
-                let mut y = vec![f32::NAN; bdy.len()];
-                plan.forward(isa, &bx, &forward, Some(&padded_bias), &mut y);
-                assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
+                let forward =
+                    pack(plan.output_blocks(), plan.forward_block_len(), |b, to| plan.pack_forward(b, &w, to));
+                let backward =
+                    pack(plan.input_blocks(), plan.backward_block_len(), |b, to| plan.pack_backward(b, &w, to));
+                let mut padded_bias = bias.clone();
+                padded_bias.resize(plan.output_blocks() * BLOCK, 0.0);
+                let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
+                for isa in Isa::available() {
+                    let what = |part| format!("{part} of {s:?}, {images} images, {}", isa.name());
+                    let mut y = vec![f32::NAN; bdy.len()];
+                    plan.forward(isa, &bx, &forward, Some(&padded_bias), &mut y);
+                    assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
 
-                let mut dx = vec![f32::NAN; bx.len()];
-                plan.input_gradient(isa, &bdy, &backward, &mut dx, false);
-                assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
-                plan.input_gradient(isa, &bdy, &backward, &mut dx, true);
-                let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
-                assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
+                    let mut dx = vec![f32::NAN; bx.len()];
+                    plan.input_gradient(isa, &bdy, &backward, &mut dx, false);
+                    assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
+                    plan.input_gradient(isa, &bdy, &backward, &mut dx, true);
+                    let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
+                    assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
 
-                let mut packed = vec![0.0; forward.len()];
-                plan.weight_gradient(isa, 0..plan.output_blocks(), &bx, &bdy, &mut packed);
-                let mut dw = vec![0.0; w.len()];
-                let per_block = (s.in_channels / s.groups) * s.kernel[0] * s.kernel[1] * BLOCK;
-                for (b, dw) in dw.chunks_mut(per_block).enumerate() {
-                    let len = plan.forward_block_len();
-                    plan.unpack_gradient(b, &packed[b * len..(b + 1) * len], dw);
+                    let mut packed = vec![0.0; forward.len()];
+                    plan.weight_gradient(isa, 0..plan.output_blocks(), &bx, &bdy, &mut packed);
+                    let mut dw = vec![0.0; w.len()];
+                    let per_block = (s.in_channels / s.groups) * s.kernel[0] * s.kernel[1] * BLOCK;
+                    for (b, dw) in dw.chunks_mut(per_block).enumerate() {
+                        let len = plan.forward_block_len();
+                        plan.unpack_gradient(b, &packed[b * len..(b + 1) * len], dw);
+                    }
+                    assert_close(&what("weight gradient"), &dw, &dw_expected);
                 }
-                assert_close(&what("weight gradient"), &dw, &dw_expected);
             }
         }
-    }
+    });
 }
 
 #[test]
 fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
-    let s = shape([20, 50], 1, [6, 5], [3, 3], [1, 1], [1, 1, 1, 1], [1, 1]);
-    let plan = Convolution::new(s).unwrap();
-    let (x, dy) = (block(20, 30, &values(1, 2 * 20 * 30)), block(50, 30, &values(2, 2 * 50 * 30)));
-    let len = plan.forward_block_len();
-    let (mut whole, mut part) = (vec![0.0; 4 * len], vec![0.0; 2 * len]);
-    plan.weight_gradient(Isa::best(), 0..4, &x, &dy, &mut whole);
-    plan.weight_gradient(Isa::best(), 1..3, &x, &dy, &mut part);
-    assert_eq!(part, whole[len..3 * len]);
+    both(|| {
+        let s = shape([20, 50], 1, [6, 5], [3, 3], [1, 1], [1, 1, 1, 1], [1, 1]);
+        let plan = Convolution::new(s).unwrap();
+        let (x, dy) = (block(20, 30, &values(1, 2 * 20 * 30)), block(50, 30, &values(2, 2 * 50 * 30)));
+        let len = plan.forward_block_len();
+        let (mut whole, mut part) = (vec![0.0; 4 * len], vec![0.0; 2 * len]);
+        plan.weight_gradient(Isa::best(), 0..4, &x, &dy, &mut whole);
+        plan.weight_gradient(Isa::best(), 1..3, &x, &dy, &mut part);
+        assert_eq!(part, whole[len..3 * len]);
+    });
 }
 
 #[test]
