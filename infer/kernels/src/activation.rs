@@ -1,6 +1,6 @@
 //! Activations that are no clip.
 
-use crate::plane::Plane;
+use crate::plane::Place;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
@@ -21,33 +21,23 @@ pub enum Activation {
 /// `y = activation(x)`, of one layout.
 #[derive(Debug)]
 pub(crate) struct Activate {
-    pub(crate) x_start: usize,
-    pub(crate) y_start: usize,
-    pub(crate) plane: Plane,
-    pub(crate) channels: usize,
+    pub(crate) x: Place,
+    pub(crate) y: Place,
     pub(crate) activation: Activation,
 }
 
 impl Kernel for Call<'_, Activate> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let (s, plane) = (self.step, &self.step.plane);
-        for channel in self.site.part.of(s.channels) {
-            for row in 0..plane.height() {
-                let at = channel * plane.stride() + plane.row(row);
-                let len = plane.width() * plane.lanes();
-                // SAFETY: the program checked that the rows lie inside their buffers, which do not overlap, and gave
-                // this thread channels of its own.
-                let (x, y) = unsafe {
-                    let x = self.site.arena.add(s.x_start + at).cast_const();
-                    let y = self.site.arena.add(s.y_start + at);
-                    (std::slice::from_raw_parts(x, len), std::slice::from_raw_parts_mut(y, len))
-                };
-                match s.activation {
-                    Activation::LeakyRelu { alpha } => apply(x, y, |v| if v < 0.0 { alpha * v } else { v }),
-                    Activation::Sigmoid => apply(x, y, |v| 1.0 / (1.0 + (-v).exp())),
-                    Activation::HardSwish => apply(x, y, |v| v * (v * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)),
-                }
+        let (s, site) = (self.step, &self.site);
+        for (channel, row) in s.x.rows(site.part) {
+            // SAFETY: the program checked that the buffers lie inside the arena and do not overlap, and gave this
+            // thread channels of its own.
+            let (x, y) = unsafe { (site.row(&s.x, channel, row), site.row_mut(&s.y, channel, row)) };
+            match s.activation {
+                Activation::LeakyRelu { alpha } => apply(x, y, |v| if v < 0.0 { alpha * v } else { v }),
+                Activation::Sigmoid => apply(x, y, |v| 1.0 / (1.0 + (-v).exp())),
+                Activation::HardSwish => apply(x, y, |v| v * (v * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)),
             }
         }
     }

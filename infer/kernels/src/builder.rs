@@ -12,11 +12,12 @@ use crate::dense_conv::{self, BLOCK, Block, DenseConv};
 use crate::depthwise::DepthwiseConv;
 use crate::dilated_pooling::DilatedPool;
 use crate::grid::{Grid, Tile};
-use crate::linear::{Linear, LinearWeights};
-use crate::plane::{ALIGN, Plane, odd_lines};
+use crate::linear::{Linear, Rows};
+use crate::plane::{ALIGN, Place, Plane, odd_lines};
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool, Pooling};
-use crate::program::{Buffer, Program, Step, Weights};
+use crate::program::{Buffer, Program, Weights};
+use crate::registry::Step;
 use crate::softmax::Softmax;
 use crate::sparse_conv::{self, SparseConv, Tap};
 use crate::transfer::{Export, Flatten, Import};
@@ -64,7 +65,7 @@ pub struct ProgramBuilder {
     pub(crate) lanes: usize,
     pub(crate) input: usize,
     pub(crate) output: usize,
-    buffers: Vec<(usize, Buffer)>,
+    pub(crate) buffers: Vec<Place>,
     scratch: usize,
     scratch_values: usize,
 }
@@ -90,8 +91,9 @@ impl ProgramBuilder {
         let mut laid = Vec::with_capacity(buffers.len());
         for buffer in buffers {
             assert_eq!(buffer.plane.lanes(), lanes, "buffers must agree on the lanes of a position");
-            laid.push((next, *buffer));
-            next += odd_lines(buffer.channels * buffer.plane.stride() + ALIGN);
+            let Buffer { plane, channels } = *buffer;
+            laid.push(Place { start: next, plane, channels });
+            next += odd_lines(channels * plane.stride() + ALIGN);
         }
         Self { isa, steps: Vec::new(), lanes, input: 0, output: 0, buffers: laid, scratch: next, scratch_values: 0 }
     }
@@ -112,21 +114,22 @@ impl ProgramBuilder {
 
     /// Copies the images into `y`.
     pub fn import(&mut self, y: BufferId) -> Range<usize> {
-        let (y_start, Buffer { plane, channels }) = self.buffers[y];
-        self.input = channels * plane.height() * plane.width();
-        self.push(Step::Import(Import { y: plane, y_start, channels }))
+        let y = self.buffers[y];
+        self.input = y.image();
+        self.push(Step::Import(Import { y }))
     }
 
     /// Copies `x` to the outputs.
     pub fn export(&mut self, x: BufferId) -> Range<usize> {
-        let (x_start, Buffer { plane, channels }) = self.buffers[x];
-        self.output = channels * plane.height() * plane.width();
-        self.push(Step::Export(Export { x: plane, x_start, channels }))
+        let x = self.buffers[x];
+        self.output = x.image();
+        self.push(Step::Export(Export { x }))
     }
 
     /// `y = clip(x * weights + bias + residual)`, `x` seen through the window.
     pub fn conv(&mut self, x: BufferId, y: BufferId, weights: Weights<'_>, conv: &Conv<'_>) -> Range<usize> {
-        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        let (from, to) = (self.buffers[x], self.buffers[y]);
+        let x_start = from.start;
         let Conv { window, groups, bias, residual, clip } = *conv;
         assert!(
             groups > 0 && from.channels % groups == 0 && to.channels % groups == 0,
@@ -141,7 +144,7 @@ impl ProgramBuilder {
         assert!(to.plane.head() + whole <= to.plane.stride(), "rows of {flat} values overlap: use `linear`");
         let bias = bias.map_or_else(|| vec![0.0; to.channels], <[f32]>::to_vec);
         assert_eq!(bias.len(), to.channels, "biases");
-        let residual = residual.map(|r| self.like(r, y));
+        let residual = residual.map(|r| self.like(r, y).row(0, 0));
         self.distinct(x, y);
         let all;
         let weights = match weights {
@@ -152,8 +155,8 @@ impl ProgramBuilder {
                     return self.push(Step::DepthwiseConv(DepthwiseConv {
                         x_start: x_start + head,
                         x: from.plane,
-                        y_start: y_start + to.plane.head(),
-                        residual: residual.map(|r| r + to.plane.head()),
+                        y_start: to.row(0, 0),
+                        residual,
                         y: to.plane,
                         stride: window.stride[0],
                         weights: dense.as_chunks().0.to_vec(),
@@ -190,7 +193,7 @@ impl ProgramBuilder {
         assert!(bytes.is_some_and(|b| b <= u32::MAX as usize), "an input of {bytes:?} bytes");
         let layer = Layer { source, groups, rows: to.channels, channels: from.channels, bias };
         let (grid, lanes) = (Grid::of(&to.plane), self.isa.lanes());
-        let (x, y, residual) = (layer.source.base, y_start + to.plane.head(), residual.map(|r| r + to.plane.head()));
+        let (x, y) = (layer.source.base, to.row(0, 0));
         // A grid of more than one run leaves the gaps between rows as they are.
         let (stride, mask) = (to.plane.stride(), to.plane.mask().filter(|_| self.lanes == 1));
         match weights {
@@ -239,18 +242,20 @@ impl ProgramBuilder {
         if self.lanes > 1 {
             return self.conv(x, y, weights, &Conv { window: Window::POINT, groups: 1, bias, residual: None, clip });
         }
-        let ((x, from), (y, to)) = (self.features(x, y), self.features(y, x));
+        let (from, to) = (self.features(x, y), self.features(y, x));
         weights.check(to.channels, from.channels);
         let bias = bias.map_or_else(|| vec![0.0; to.channels], <[f32]>::to_vec);
         assert_eq!(bias.len(), to.channels, "biases");
-        let weights = match weights {
-            Weights::Dense(dense) => LinearWeights::Dense(dense.to_vec()),
-            Weights::Sparse(matrix) => LinearWeights::Sparse {
-                starts: matrix.crow_indices().iter().map(|i| *i as u32).collect(),
-                entries: matrix.col_indices().iter().map(|c| *c as u32).zip(matrix.values().iter().copied()).collect(),
-            },
-        };
-        self.push(Step::Linear(Linear { x, y, features: from.channels, weights, bias, clip }))
+        let (x, y, features) = (from.start, to.start, from.channels);
+        self.push(match weights {
+            Weights::Dense(dense) => Step::DenseLinear(Linear { x, y, features, weights: dense.to_vec(), bias, clip }),
+            Weights::Sparse(matrix) => {
+                let starts = matrix.crow_indices().iter().map(|i| *i as u32).collect();
+                let columns = matrix.col_indices().iter().map(|c| *c as u32);
+                let entries = columns.zip(matrix.values().iter().copied()).collect();
+                Step::SparseLinear(Linear { x, y, features, weights: Rows { starts, entries }, bias, clip })
+            }
+        })
     }
 
     /// `y[first..first + channels of x] = clip(scale x + shift + residual)`; scale and shift come as one pair a
@@ -264,20 +269,20 @@ impl ProgramBuilder {
         residual: Option<BufferId>,
         clip: [f32; 2],
     ) -> Range<usize> {
-        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
+        let (from, to) = (self.buffers[x], self.buffers[y]);
         self.distinct(x, y);
         assert_eq!(from.plane, to.plane, "planes of a pointwise step");
         assert!(first + from.channels <= to.channels, "{} channels from {first} of {}", from.channels, to.channels);
         assert!(affine.as_ref().is_none_or(|affine| affine.len() == from.channels), "scales");
         let residual = residual.map(|r| {
             assert!(r != y, "a residual must not be the output");
-            self.like(r, x)
+            self.like(r, x).row(0, 0)
         });
-        let (plane, head) = (from.plane, from.plane.head());
+        let plane = from.plane;
         self.push(Step::Pointwise(Pointwise {
-            x: x_start + head,
-            y: y_start + first * plane.stride() + head,
-            residual: residual.map(|r| r + head),
+            x: from.row(0, 0),
+            y: to.row(first, 0),
+            residual,
             stride: plane.stride(),
             flat: plane.values(),
             mask: plane.mask(),
@@ -290,77 +295,64 @@ impl ProgramBuilder {
     /// `y = activation(x)`.
     pub fn activate(&mut self, x: BufferId, y: BufferId, activation: Activation) -> Range<usize> {
         self.distinct(x, y);
-        let (x_start, Buffer { plane, channels }) = self.buffers[x];
-        let y_start = self.like(y, x);
-        self.push(Step::Activate(Activate { x_start, y_start, plane, channels, activation }))
+        let (x, y) = (self.buffers[x], self.like(y, x));
+        self.push(Step::Activate(Activate { x, y, activation }))
     }
 
     /// `y = a combined with b`, where `b` has the layout of `a`, or one position a channel.
     pub fn combine(&mut self, a: BufferId, b: BufferId, y: BufferId, combination: Combination) -> Range<usize> {
         self.distinct(a, y);
         self.distinct(b, y);
-        let ((a_start, Buffer { plane, channels }), (b_start, from)) = (self.buffers[a], self.buffers[b]);
-        let y_start = self.like(y, a);
-        assert_eq!(from.channels, channels, "channels to combine");
-        assert!(from.plane == plane || (from.plane.height(), from.plane.width()) == (1, 1), "{:?}", from.plane);
-        let b = from.plane;
-        self.push(Step::Combine(Combine { plane, a_start, b, b_start, y_start, channels, combination }))
+        let (a, b, y) = (self.buffers[a], self.buffers[b], self.like(y, a));
+        assert_eq!(a.channels, b.channels, "channels to combine");
+        assert!(b.plane == a.plane || (b.plane.height(), b.plane.width()) == (1, 1), "{:?}", b.plane);
+        self.push(Step::Combine(Combine { a, b, y, combination }))
     }
 
     /// `x` with a border of `value` around it: as wide as `top` and `left` say, and to the end of `y` behind.
     pub fn border(&mut self, x: BufferId, y: BufferId, [top, left]: [usize; 2], value: f32) -> Range<usize> {
         self.distinct(x, y);
-        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
-        assert_eq!(from.channels, to.channels, "channels of a border");
+        let (x, y) = (self.buffers[x], self.buffers[y]);
+        assert_eq!(x.channels, y.channels, "channels of a border");
         let fits = |from: usize, before: usize, to: usize| from + before <= to;
         assert!(
-            fits(from.plane.height(), top, to.plane.height()) && fits(from.plane.width(), left, to.plane.width()),
-            "{from:?} does not fit {to:?} at {top}, {left}"
+            fits(x.plane.height(), top, y.plane.height()) && fits(x.plane.width(), left, y.plane.width()),
+            "{x:?} does not fit {y:?} at {top}, {left}"
         );
-        let (x, y, channels) = (from.plane, to.plane, from.channels);
-        self.push(Step::Border(Border { x, x_start, y, y_start, channels, top, left, value }))
+        self.push(Step::Border(Border { x, y, top, left, value }))
     }
 
     /// Max or average pooling.
     pub fn pool(&mut self, x: BufferId, y: BufferId, pooling: Pooling, window: Window) -> Range<usize> {
-        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
         self.distinct(x, y);
-        let positions = window.positions([from.plane.height(), from.plane.width()]);
-        assert_eq!(positions, Some([to.plane.height(), to.plane.width()]), "positions of {window:?}");
-        assert_eq!(from.channels, to.channels, "channels of a pooling");
-        let (x, y, channels) = (from.plane, to.plane, from.channels);
-        let pool = Pool { x, x_start, y, y_start, channels, pooling, window };
+        let (x, y) = (self.buffers[x], self.buffers[y]);
+        let positions = window.positions([x.plane.height(), x.plane.width()]);
+        assert_eq!(positions, Some([y.plane.height(), y.plane.width()]), "positions of {window:?}");
+        assert_eq!(x.channels, y.channels, "channels of a pooling");
+        let pool = Pool { x, y, pooling, window };
         self.push(if window.dilation == [1, 1] { Step::Pool(pool) } else { Step::DilatedPool(DilatedPool(pool)) })
     }
 
     /// Mean over each plane; `y` holds one position a channel.
     pub fn global_average(&mut self, x: BufferId, y: BufferId) -> Range<usize> {
-        let ((x_start, from), (y_start, to)) = (self.buffers[x], self.buffers[y]);
         self.distinct(x, y);
-        assert_eq!((to.channels, to.plane.height(), to.plane.width()), (from.channels, 1, 1), "means");
-        let (y_start, y_stride) = (y_start + to.plane.head(), to.plane.stride());
-        self.push(Step::GlobalAverage(GlobalAverage {
-            x: from.plane,
-            x_start,
-            y_stride,
-            y_start,
-            channels: from.channels,
-        }))
+        let (x, y) = (self.buffers[x], self.buffers[y]);
+        assert_eq!((y.channels, y.plane.height(), y.plane.width()), (x.channels, 1, 1), "means");
+        self.push(Step::GlobalAverage(GlobalAverage { x, y }))
     }
 
     /// Planes to features.
     pub fn flatten(&mut self, x: BufferId, y: BufferId) -> Range<usize> {
-        let (x_start, Buffer { plane, channels }) = self.buffers[x];
-        let (y_start, to) = self.features(y, x);
-        assert_eq!(to.channels, channels * plane.height() * plane.width(), "features");
-        self.push(Step::Flatten(Flatten { x: plane, x_start, y_start, channels }))
+        let (to, x) = (self.features(y, x), self.buffers[x]);
+        assert_eq!(to.channels, x.image(), "features");
+        self.push(Step::Flatten(Flatten { x, y: to.start }))
     }
 
     /// Softmax over features.
     pub fn softmax(&mut self, x: BufferId, y: BufferId) -> Range<usize> {
-        let ((x, from), (y, to)) = (self.features(x, y), self.features(y, x));
-        assert_eq!(from.channels, to.channels, "features");
-        self.push(Step::Softmax(Softmax { x, y, features: from.channels, lanes: self.lanes }))
+        let (x, y) = (self.features(x, y), self.features(y, x));
+        assert_eq!(x.channels, y.channels, "features");
+        self.push(Step::Softmax(Softmax { x: x.start, y: y.start, features: x.channels, lanes: self.lanes }))
     }
 
     /// Whether the depthwise kernel can run: it reads the padding in the plane, and whole vectors within a row.
@@ -373,19 +365,19 @@ impl ProgramBuilder {
         self.steps.len() - 1..self.steps.len()
     }
 
-    /// Start of a buffer that must have the layout of another and be distinct from it.
-    fn like(&self, buffer: BufferId, other: BufferId) -> usize {
-        let ((start, a), (_, b)) = (self.buffers[buffer], self.buffers[other]);
-        assert_eq!(a, b, "two layouts that must be one");
-        start
+    /// A buffer that must have the layout of another.
+    fn like(&self, buffer: BufferId, other: BufferId) -> Place {
+        let (a, b) = (self.buffers[buffer], self.buffers[other]);
+        assert_eq!((a.plane, a.channels), (b.plane, b.channels), "two layouts that must be one");
+        a
     }
 
     /// A buffer of features, distinct from `other`.
-    fn features(&self, buffer: BufferId, other: BufferId) -> (usize, Buffer) {
+    fn features(&self, buffer: BufferId, other: BufferId) -> Place {
         self.distinct(buffer, other);
-        let (start, features) = self.buffers[buffer];
+        let features = self.buffers[buffer];
         assert_eq!(features.plane.stride(), self.lanes, "features must be contiguous");
-        (start, features)
+        features
     }
 
     fn distinct(&self, x: BufferId, y: BufferId) {

@@ -1,6 +1,6 @@
 //! Max and average pooling over windows with gaps, which no network of note uses: plain loops.
 
-use crate::pooling::{Pool, Pooling};
+use crate::pooling::{Pool, Pooling, maximum};
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 use crate::window::Window;
@@ -12,29 +12,22 @@ pub(crate) struct DilatedPool(pub(crate) Pool);
 impl Kernel for Call<'_, DilatedPool> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let s = &self.step.0;
-        for channel in self.site.part.of(s.channels) {
-            for (row, col) in (0..s.y.height()).flat_map(|row| (0..s.y.width()).map(move |col| (row, col))) {
-                let rows = inside(&s.window, 0, row, s.x.height());
-                let places = || rows.clone().flat_map(|r| inside(&s.window, 1, col, s.x.width()).map(move |c| (r, c)));
-                for lane in 0..s.x.lanes() {
-                    // SAFETY: the program checked that the planes lie inside their buffers, which do not overlap, and
-                    // gave this thread channels of its own; the places lie inside the image.
-                    let read = |(r, c): (usize, usize)| unsafe {
-                        let at = s.x_start + channel * s.x.stride() + s.x.row(r) + c * s.x.lanes() + lane;
-                        *self.site.arena.add(at)
-                    };
-                    let values = places().map(read);
-                    let result = match s.pooling {
-                        Pooling::Max => values.fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a }),
-                        Pooling::Average => values.sum::<f32>() / places().count().max(1) as f32,
-                    };
-                    // SAFETY: as above.
-                    unsafe {
-                        let at = s.y_start + channel * s.y.stride() + s.y.row(row) + col * s.y.lanes() + lane;
-                        *self.site.arena.add(at) = result;
-                    }
-                }
+        let (s, site) = (&self.step.0, &self.site);
+        let (lanes, width) = (s.x.plane.lanes(), s.x.plane.width());
+        for (channel, row) in s.y.rows(site.part) {
+            // SAFETY: the program checked that the buffers lie inside the arena and do not overlap, and gave this
+            // thread channels of its own.
+            let y = unsafe { site.row_mut(&s.y, channel, row) };
+            let rows = inside(&s.window, 0, row, s.x.plane.height());
+            for (i, y) in y.iter_mut().enumerate() {
+                let (col, lane) = (i / lanes, i % lanes);
+                let places = || rows.clone().flat_map(|r| inside(&s.window, 1, col, width).map(move |c| (r, c)));
+                // SAFETY: as above.
+                let values = places().map(|(r, c)| unsafe { site.row(&s.x, channel, r) }[c * lanes + lane]);
+                *y = match s.pooling {
+                    Pooling::Max => values.fold(f32::NEG_INFINITY, maximum),
+                    Pooling::Average => values.sum::<f32>() / places().count().max(1) as f32,
+                };
             }
         }
     }

@@ -11,6 +11,10 @@ pub struct Avx2(());
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Avx512(());
 
+/// Proof that the CPU has NEON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Neon(());
+
 /// A tier of kernels that runs on this CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -20,6 +24,8 @@ pub enum Isa {
     Avx2(Avx2),
     /// 512-bit vectors, 16 lanes.
     Avx512(Avx512),
+    /// 128-bit vectors of AArch64 with fused multiply-add, 4 lanes.
+    Neon(Neon),
 }
 
 /// A tier that was asked for and cannot be used.
@@ -43,8 +49,8 @@ impl fmt::Display for IsaError {
 
 impl std::error::Error for IsaError {}
 
-/// Names of all tiers, slowest first.
-const NAMES: [&str; 3] = ["scalar", "avx2", "avx512"];
+/// Names of all tiers, on each kind of CPU slowest first.
+const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
 
 /// Environment variable that forces a tier.
 const VARIABLE: &str = "SR2_ISA";
@@ -76,12 +82,24 @@ impl Avx512 {
     }
 }
 
+impl Neon {
+    /// The token, where the CPU has NEON.
+    pub fn detect() -> Option<Self> {
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
 impl Isa {
     /// Every tier of this CPU, slowest first.
     pub fn available() -> Vec<Self> {
         let avx2 = Avx2::detect().map(Self::Avx2);
         let avx512 = Avx512::detect().map(Self::Avx512);
-        std::iter::once(Self::Scalar).chain(avx2).chain(avx512).collect()
+        let neon = Neon::detect().map(Self::Neon);
+        std::iter::once(Self::Scalar).chain(avx2).chain(avx512).chain(neon).collect()
     }
 
     /// The fastest tier of this CPU.
@@ -106,13 +124,14 @@ impl Isa {
             Self::Scalar => NAMES[0],
             Self::Avx2(_) => NAMES[1],
             Self::Avx512(_) => NAMES[2],
+            Self::Neon(_) => NAMES[3],
         }
     }
 
     /// f32 values in one vector.
     pub fn lanes(self) -> usize {
         match self {
-            Self::Scalar => 4,
+            Self::Scalar | Self::Neon(_) => 4,
             Self::Avx2(_) => 8,
             Self::Avx512(_) => 16,
         }
@@ -155,8 +174,8 @@ mod tests {
     fn other_names_are_errors() {
         assert_eq!("avx".parse::<Isa>(), Err(IsaError::Unknown("avx".into())));
         assert_eq!("".parse::<Isa>(), Err(IsaError::Unknown("".into())));
-        if Avx512::detect().is_none() {
-            assert_eq!("avx512".parse::<Isa>(), Err(IsaError::Missing("avx512".into())));
+        for name in NAMES.into_iter().filter(|name| !available_names().contains(name)) {
+            assert_eq!(name.parse::<Isa>(), Err(IsaError::Missing(name.into())));
         }
     }
 

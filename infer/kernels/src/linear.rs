@@ -6,28 +6,56 @@ use crate::step::Call;
 
 /// `y[o] = clip(bias[o] + sum of weight[o][i] * x[i])`.
 #[derive(Debug)]
-pub(crate) struct Linear {
+pub(crate) struct Linear<W> {
     pub(crate) x: usize,
     pub(crate) y: usize,
     pub(crate) features: usize,
-    pub(crate) weights: LinearWeights,
+    pub(crate) weights: W,
     pub(crate) bias: Vec<f32>,
     pub(crate) clip: [f32; 2],
 }
 
-/// The rows of a linear layer.
+/// All weights, row-major.
+pub(crate) type DenseLinear = Linear<Vec<f32>>;
+
+/// Only the non-zeros.
+pub(crate) type SparseLinear = Linear<Rows>;
+
+/// Compressed rows: their starts, and column and value of each non-zero.
 #[derive(Debug)]
-pub(crate) enum LinearWeights {
-    /// Row-major.
-    Dense(Vec<f32>),
-    /// Compressed rows: starts, then column and value of each non-zero.
-    Sparse { starts: Vec<u32>, entries: Vec<(u32, f32)> },
+pub(crate) struct Rows {
+    pub(crate) starts: Vec<u32>,
+    pub(crate) entries: Vec<(u32, f32)>,
+}
+
+/// Weights of a linear layer.
+pub(crate) trait Matrix {
+    /// The product of one row and `x`.
+    ///
+    /// # Safety
+    /// The CPU must have the features of `V`.
+    unsafe fn times<V: Vector>(&self, row: usize, x: &[f32]) -> f32;
+}
+
+impl Matrix for Vec<f32> {
+    #[inline(always)]
+    unsafe fn times<V: Vector>(&self, row: usize, x: &[f32]) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { dot::<V>(&self[row * x.len()..(row + 1) * x.len()], x) }
+    }
+}
+
+impl Matrix for Rows {
+    #[inline(always)]
+    unsafe fn times<V: Vector>(&self, row: usize, x: &[f32]) -> f32 {
+        gather_dot(&self.entries[self.starts[row] as usize..self.starts[row + 1] as usize], x)
+    }
 }
 
 /// Independent partial sums of a dot product.
 const SUMS: usize = 4;
 
-impl Kernel for Call<'_, Linear> {
+impl<W: Matrix> Kernel for Call<'_, Linear<W>> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         let s = self.step;
@@ -35,15 +63,8 @@ impl Kernel for Call<'_, Linear> {
         // different buffers.
         let x = unsafe { std::slice::from_raw_parts(self.site.arena.add(s.x).cast_const(), s.features) };
         for row in self.site.part.of(s.bias.len()) {
-            let sum = match &s.weights {
-                // SAFETY: the caller proves the features of `V`.
-                LinearWeights::Dense(w) => unsafe { dot::<V>(&w[row * s.features..(row + 1) * s.features], x) },
-                LinearWeights::Sparse { starts, entries } => {
-                    gather_dot(&entries[starts[row] as usize..starts[row + 1] as usize], x)
-                }
-            };
-            // SAFETY: as above.
-            unsafe { *self.site.arena.add(s.y + row) = clip(s.bias[row] + sum, s.clip) };
+            // SAFETY: the caller proves the features of `V`; the rest as above.
+            unsafe { *self.site.arena.add(s.y + row) = clip(s.bias[row] + s.weights.times::<V>(row, x), s.clip) };
         }
     }
 }

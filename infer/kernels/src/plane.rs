@@ -1,4 +1,6 @@
-//! Where the values of one channel lie in memory.
+//! Where the values of one channel, and those of a buffer, lie in memory.
+
+use crate::step::Part;
 
 /// Values that the widest vector holds; strides are multiples of it.
 pub(crate) const ALIGN: usize = 16;
@@ -98,6 +100,32 @@ impl Plane {
         let keep = |i: usize| i < self.values() && i / self.lanes % self.pitch() < self.width;
         let mask = |i| f32::from_bits(if keep(i) { u32::MAX } else { 0 });
         (self.pad > 0).then(|| (0..self.values().next_multiple_of(ALIGN)).map(mask).collect())
+    }
+}
+
+/// Where a buffer lies: `channels` planes, one behind the other, from value `start` of the arena on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) start: usize,
+    pub(crate) plane: Plane,
+    pub(crate) channels: usize,
+}
+
+impl Place {
+    /// Values of one image.
+    pub(crate) fn image(&self) -> usize {
+        self.channels * self.plane.height() * self.plane.width()
+    }
+
+    /// Values before a row of a channel.
+    pub(crate) fn row(&self, channel: usize, row: usize) -> usize {
+        self.start + channel * self.plane.stride() + self.plane.row(row)
+    }
+
+    /// One thread's share of the channels, with each row of them.
+    pub(crate) fn rows(&self, part: Part) -> impl Iterator<Item = (usize, usize)> {
+        let height = self.plane.height();
+        part.of(self.channels).flat_map(move |channel| (0..height).map(move |row| (channel, row)))
     }
 }
 

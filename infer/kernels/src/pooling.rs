@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::plane::{ALIGN, Plane};
+use crate::plane::{ALIGN, Place};
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 use crate::window::Window;
@@ -19,11 +19,8 @@ pub enum Pooling {
 /// One value a window and channel.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) x: Plane,
-    pub(crate) x_start: usize,
-    pub(crate) y: Plane,
-    pub(crate) y_start: usize,
-    pub(crate) channels: usize,
+    pub(crate) x: Place,
+    pub(crate) y: Place,
     pub(crate) pooling: Pooling,
     pub(crate) window: Window,
 }
@@ -32,22 +29,18 @@ impl Kernel for Call<'_, Pool> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         let s = self.step;
-        for channel in self.site.part.of(s.channels) {
+        for (channel, row) in s.y.rows(self.site.part) {
+            let rows = inside(&s.window, 0, row, s.x.plane.height());
             // SAFETY: the program checked that every channel's plane lies inside the arena, `x` and `y` in different
             // buffers, and gave this thread channels of its own.
             unsafe {
-                let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head()).cast_const();
-                let y = self.site.arena.add(s.y_start + channel * s.y.stride() + s.y.head());
-                for row in 0..s.y.height() {
-                    let rows = inside(&s.window, 0, row, s.x.height());
-                    let x = x.add(rows.start * s.x.pitch() * s.x.lanes());
-                    let y = y.add(row * s.y.pitch() * s.y.lanes());
-                    match (s.x.lanes(), s.window.stride[1]) {
-                        (1, 1) => s.row::<V, 1>(x, rows.len(), y),
-                        (1, 2) => s.row::<V, 2>(x, rows.len(), y),
-                        (1, _) => s.values(x, rows.len(), y, 0..s.y.width()),
-                        _ => s.vectors::<V>(x, rows.len(), y),
-                    }
+                let x = self.site.arena.add(s.x.row(channel, rows.start)).cast_const();
+                let y = self.site.arena.add(s.y.row(channel, row));
+                match (s.x.plane.lanes(), s.window.stride[1]) {
+                    (1, 1) => s.row::<V, 1>(x, rows.len(), y),
+                    (1, 2) => s.row::<V, 2>(x, rows.len(), y),
+                    (1, _) => s.values(x, rows.len(), y, 0..s.y.plane.width()),
+                    _ => s.vectors::<V>(x, rows.len(), y),
                 }
             }
         }
@@ -62,17 +55,17 @@ impl Pool {
     #[inline(always)]
     unsafe fn row<V: Vector, const STEP: usize>(&self, x: *const f32, rows: usize, y: *mut f32) {
         let ([_, kernel], [_, left, ..]) = (self.window.kernel, self.window.pads);
-        let whole = (self.x.width() + left).checked_sub(kernel).map_or(0, |last| last / STEP + 1);
-        let whole = left.div_ceil(STEP)..whole.min(self.y.width()).max(left.div_ceil(STEP));
+        let whole = (self.x.plane.width() + left).checked_sub(kernel).map_or(0, |last| last / STEP + 1);
+        let whole = left.div_ceil(STEP)..whole.min(self.y.plane.width()).max(left.div_ceil(STEP));
         // SAFETY: the windows of `whole` lie inside the image; what is read right of them stays in the arena, and only
         // the values of `whole` are written.
         unsafe {
-            self.values(x, rows, y, 0..whole.start.min(self.y.width()));
+            self.values(x, rows, y, 0..whole.start.min(self.y.plane.width()));
             for col in whole.clone().step_by(V::LANES) {
                 let mut result = V::splat(self.pooling.start());
                 for r in 0..rows {
                     for c in 0..kernel {
-                        let from = x.add(r * self.x.pitch() + col * STEP + c - left);
+                        let from = x.add(r * self.x.plane.pitch() + col * STEP + c - left);
                         let value = V::load(from);
                         let value = if STEP == 1 { value } else { value.even(V::load(from.add(V::LANES))) };
                         result = self.pooling.take(result, value);
@@ -88,7 +81,7 @@ impl Pool {
                     std::ptr::copy_nonoverlapping(part.as_ptr(), y.add(col), values);
                 }
             }
-            self.values(x, rows, y, whole.end.min(self.y.width())..self.y.width());
+            self.values(x, rows, y, whole.end.min(self.y.plane.width())..self.y.plane.width());
         }
     }
 
@@ -98,14 +91,14 @@ impl Pool {
     /// As [`Pool::row`].
     #[inline(always)]
     unsafe fn vectors<V: Vector>(&self, x: *const f32, rows: usize, y: *mut f32) {
-        for col in 0..self.y.width() {
-            let cols = inside(&self.window, 1, col, self.x.width());
+        for col in 0..self.y.plane.width() {
+            let cols = inside(&self.window, 1, col, self.x.plane.width());
             // SAFETY: the places lie inside the image.
             unsafe {
                 let mut result = V::splat(self.pooling.start());
                 for r in 0..rows {
                     for c in cols.clone() {
-                        result = self.pooling.take(result, V::load(x.add((r * self.x.pitch() + c) * V::LANES)));
+                        result = self.pooling.take(result, V::load(x.add((r * self.x.plane.pitch() + c) * V::LANES)));
                     }
                 }
                 let scale = V::splat(self.pooling.scale(rows * cols.len()));
@@ -121,12 +114,12 @@ impl Pool {
     #[inline(always)]
     unsafe fn values(&self, x: *const f32, rows: usize, y: *mut f32, cols: Range<usize>) {
         for col in cols {
-            let places = inside(&self.window, 1, col, self.x.width());
+            let places = inside(&self.window, 1, col, self.x.plane.width());
             let mut result = self.pooling.start();
             for r in 0..rows {
                 for c in places.clone() {
                     // SAFETY: the place lies inside the image.
-                    let value = unsafe { *x.add(r * self.x.pitch() + c) };
+                    let value = unsafe { *x.add(r * self.x.plane.pitch() + c) };
                     result = match self.pooling {
                         Pooling::Max => maximum(result, value),
                         Pooling::Average => result + value,
@@ -181,34 +174,30 @@ fn inside(window: &Window, axis: usize, at: usize, size: usize) -> Range<usize> 
 }
 
 #[inline(always)]
-fn maximum(a: f32, b: f32) -> f32 {
+pub(crate) fn maximum(a: f32, b: f32) -> f32 {
     if b > a || b.is_nan() { b } else { a }
 }
 
 /// `y[c] = mean of x[c]`, one feature a channel.
 #[derive(Debug)]
 pub(crate) struct GlobalAverage {
-    pub(crate) x: Plane,
-    pub(crate) x_start: usize,
-    /// Values from one output to the next, and the first output.
-    pub(crate) y_stride: usize,
-    pub(crate) y_start: usize,
-    pub(crate) channels: usize,
+    pub(crate) x: Place,
+    pub(crate) y: Place,
 }
 
 impl Kernel for Call<'_, GlobalAverage> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let s = self.step;
-        let lanes = s.x.lanes();
-        let scale = 1.0 / (s.x.height() * s.x.width()) as f32;
-        let whole = s.x.values() / V::LANES * V::LANES;
-        for channel in self.site.part.of(s.channels) {
+        let (s, plane) = (self.step, &self.step.x.plane);
+        let lanes = plane.lanes();
+        let scale = 1.0 / (plane.height() * plane.width()) as f32;
+        let whole = plane.values() / V::LANES * V::LANES;
+        for channel in self.site.part.of(s.x.channels) {
             // SAFETY: as in `Pool`; the gaps between rows are zero, and with more than one lane there are as many as
             // `V` has.
             unsafe {
-                let x = self.site.arena.add(s.x_start + channel * s.x.stride() + s.x.head()).cast_const();
-                let y = self.site.arena.add(s.y_start + channel * s.y_stride);
+                let x = self.site.arena.add(s.x.row(channel, 0)).cast_const();
+                let y = self.site.arena.add(s.y.row(channel, 0));
                 let mut sums = [V::splat(0.0); 2];
                 for (i, at) in (0..whole).step_by(V::LANES).enumerate() {
                     sums[i % 2] = sums[i % 2].add(V::load(x.add(at)));
@@ -219,7 +208,7 @@ impl Kernel for Call<'_, GlobalAverage> {
                 } else {
                     let mut parts = [0.0f32; ALIGN];
                     sum.store(parts.as_mut_ptr());
-                    let rest = (whole..s.x.values()).map(|i| *x.add(i)).sum::<f32>();
+                    let rest = (whole..plane.values()).map(|i| *x.add(i)).sum::<f32>();
                     *y = (parts.iter().sum::<f32>() + rest) * scale;
                 }
             }

@@ -6,24 +6,12 @@ use std::time::{Duration, Instant};
 use sr2_formats::CsrMatrix;
 
 use crate::Isa;
-use crate::activation::Activate;
 use crate::arena::Arena;
-use crate::arrange::Arrange;
-use crate::border::Border;
 use crate::builder::ProgramBuilder;
-use crate::combine::Combine;
-use crate::dense_conv::DenseConv;
-use crate::depthwise::DepthwiseConv;
-use crate::dilated_pooling::DilatedPool;
-use crate::linear::Linear;
 use crate::plane::Plane;
-use crate::pointwise::Pointwise;
-use crate::pooling::{GlobalAverage, Pool};
-use crate::softmax::Softmax;
-use crate::sparse_conv::SparseConv;
-use crate::step::{Call, Part, Site};
+use crate::registry::Step;
+use crate::step::{Part, Site};
 use crate::team::Team;
-use crate::transfer::{Export, Flatten, Import};
 
 /// A place for the values of one tensor: `channels` planes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,96 +29,6 @@ pub enum Weights<'a> {
     Sparse(&'a CsrMatrix),
     /// Row-major, all computed.
     Dense(&'a [f32]),
-}
-
-/// One step, with all it needs beside the arena.
-#[derive(Debug)]
-pub(crate) enum Step {
-    Import(Import),
-    Export(Export),
-    Arrange(Arrange),
-    SparseConv(SparseConv),
-    DenseConv(DenseConv),
-    DepthwiseConv(DepthwiseConv),
-    Linear(Linear),
-    Pointwise(Pointwise),
-    Activate(Activate),
-    Combine(Combine),
-    Border(Border),
-    Pool(Pool),
-    DilatedPool(DilatedPool),
-    GlobalAverage(GlobalAverage),
-    Flatten(Flatten),
-    Softmax(Softmax),
-}
-
-impl Step {
-    /// The registered name of its kernel, without the tier.
-    pub(crate) fn kernel(&self) -> &'static str {
-        use crate::linear::LinearWeights;
-        match self {
-            Self::Import(_) => "import_f32",
-            Self::Export(_) => "export_f32",
-            Self::Arrange(_) => "arrange_f32",
-            Self::SparseConv(_) => "sparse_conv_f32",
-            Self::DenseConv(_) => "dense_conv_f32",
-            Self::DepthwiseConv(_) => "depthwise_conv_f32",
-            Self::Linear(Linear { weights: LinearWeights::Sparse { .. }, .. }) => "sparse_linear_f32",
-            Self::Linear(_) => "dense_linear_f32",
-            Self::Pointwise(_) => "pointwise_f32",
-            Self::Activate(_) => "activate_f32",
-            Self::Combine(_) => "combine_f32",
-            Self::Border(_) => "border_f32",
-            Self::Pool(_) => "pool_f32",
-            Self::DilatedPool(_) => "dilated_pool_f32",
-            Self::GlobalAverage(_) => "global_average_f32",
-            Self::Flatten(_) => "flatten_f32",
-            Self::Softmax(_) => "softmax_f32",
-        }
-    }
-
-    /// Bytes of weights and indices that it streams.
-    fn weight_bytes(&self) -> usize {
-        use crate::linear::LinearWeights;
-        match self {
-            Self::SparseConv(s) => {
-                size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>()
-            }
-            Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
-            Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
-            Self::Linear(Linear { weights: LinearWeights::Dense(weights), .. }) => size_of_val(&weights[..]),
-            Self::Linear(Linear { weights: LinearWeights::Sparse { starts, entries }, .. }) => {
-                size_of_val(&starts[..]) + size_of_val(&entries[..])
-            }
-            _ => 0,
-        }
-    }
-
-    /// # Safety
-    /// `site` must be that of the program that owns the step, with an arena of its size.
-    unsafe fn run(&self, isa: Isa, site: Site) {
-        // SAFETY: the builder checked each step against the arena's size; the rest is the caller's promise.
-        unsafe {
-            match self {
-                Self::Import(step) => isa.launch(&Call { step, site }),
-                Self::Export(step) => isa.launch(&Call { step, site }),
-                Self::Arrange(step) => isa.launch(&Call { step, site }),
-                Self::SparseConv(step) => isa.launch(&Call { step, site }),
-                Self::DenseConv(step) => isa.launch(&Call { step, site }),
-                Self::DepthwiseConv(step) => isa.launch(&Call { step, site }),
-                Self::Linear(step) => isa.launch(&Call { step, site }),
-                Self::Pointwise(step) => isa.launch(&Call { step, site }),
-                Self::Activate(step) => isa.launch(&Call { step, site }),
-                Self::Combine(step) => isa.launch(&Call { step, site }),
-                Self::Border(step) => isa.launch(&Call { step, site }),
-                Self::Pool(step) => isa.launch(&Call { step, site }),
-                Self::DilatedPool(step) => isa.launch(&Call { step, site }),
-                Self::GlobalAverage(step) => isa.launch(&Call { step, site }),
-                Self::Flatten(step) => isa.launch(&Call { step, site }),
-                Self::Softmax(step) => isa.launch(&Call { step, site }),
-            }
-        }
-    }
 }
 
 /// Steps, the memory they work on and the threads that run them.
@@ -261,6 +159,13 @@ impl Program {
     /// Bytes of weights and indices that a range of steps reads.
     pub fn weight_bytes(&self, steps: Range<usize>) -> usize {
         self.steps[steps].iter().map(Step::weight_bytes).sum()
+    }
+
+    /// The values of its arenas.
+    #[cfg(test)]
+    pub(crate) fn arenas(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        // SAFETY: no run is under way, and each arena is given out once.
+        self.arenas.iter().map(|arena| unsafe { std::slice::from_raw_parts_mut(arena.as_ptr(), arena.len()) })
     }
 
     /// Bytes of activations, all threads together.

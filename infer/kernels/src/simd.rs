@@ -1,5 +1,7 @@
 //! The few vector operations that every kernel is written in, and how a kernel gets compiled once a tier.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -59,8 +61,11 @@ impl Isa {
             // SAFETY: the token proves AVX-512; the rest is the caller's promise.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => unsafe { x86::run_avx512(kernel) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2(_) | Isa::Avx512(_) => unreachable!("no token exists on this architecture"),
+            // SAFETY: the token proves NEON; the rest is the caller's promise.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => unsafe { neon::run(kernel) },
+            #[allow(unreachable_patterns, reason = "which tiers are left depends on the architecture")]
+            Isa::Avx2(_) | Isa::Avx512(_) | Isa::Neon(_) => unreachable!("no token exists on this architecture"),
         }
     }
 }

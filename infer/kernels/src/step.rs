@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::plane::Place;
+
 /// The memory one run of a step works on.
 #[derive(Clone, Copy)]
 pub(crate) struct Site {
@@ -15,6 +17,28 @@ pub(crate) struct Site {
     pub(crate) count: usize,
     /// The share of the calling thread.
     pub(crate) part: Part,
+}
+
+impl Site {
+    /// The values of a row.
+    ///
+    /// # Safety
+    /// The place must lie inside the arena, and nothing write the row meanwhile.
+    pub(crate) unsafe fn row<'a>(&self, place: &Place, channel: usize, row: usize) -> &'a [f32] {
+        let len = place.plane.width() * place.plane.lanes();
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.arena.add(place.row(channel, row)), len) }
+    }
+
+    /// The values of a row, to be written.
+    ///
+    /// # Safety
+    /// The place must lie inside the arena, and nothing else read or write the row meanwhile.
+    pub(crate) unsafe fn row_mut<'a>(&self, place: &Place, channel: usize, row: usize) -> &'a mut [f32] {
+        let len = place.plane.width() * place.plane.lanes();
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.arena.add(place.row(channel, row)), len) }
+    }
 }
 
 /// One of `count` equal shares of a step.

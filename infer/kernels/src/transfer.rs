@@ -1,57 +1,48 @@
 //! Images in, features out, and planes flattened to features.
 
-use crate::plane::Plane;
+use crate::plane::Place;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
 /// Copies NCHW images into a buffer; lanes without an image become 0.
 #[derive(Debug)]
 pub(crate) struct Import {
-    pub(crate) y: Plane,
-    pub(crate) y_start: usize,
-    pub(crate) channels: usize,
+    pub(crate) y: Place,
 }
 
 /// Copies a buffer to NCHW outputs; lanes without an image are left out.
 #[derive(Debug)]
 pub(crate) struct Export {
-    pub(crate) x: Plane,
-    pub(crate) x_start: usize,
-    pub(crate) channels: usize,
+    pub(crate) x: Place,
 }
 
-/// `y[(c H + h) W + w] = x[c][h][w]`.
+/// `y[(c H + h) W + w] = x[c][h][w]`; `y` starts at that value of the arena.
 #[derive(Debug)]
 pub(crate) struct Flatten {
-    pub(crate) x: Plane,
-    pub(crate) x_start: usize,
-    pub(crate) y_start: usize,
-    pub(crate) channels: usize,
+    pub(crate) x: Place,
+    pub(crate) y: usize,
 }
 
 impl Kernel for Call<'_, Import> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let (s, p) = (self.step, &self.step.y);
-        let (height, width, lanes) = (p.height(), p.width(), p.lanes());
-        let image = s.channels * height * width;
-        for channel in self.site.part.of(s.channels) {
-            for row in 0..height {
-                let to = s.y_start + channel * p.stride() + p.head() + row * p.pitch() * lanes;
-                // SAFETY: the program checked that the plane lies inside the arena and that there are `count` images.
-                let to = unsafe { std::slice::from_raw_parts_mut(self.site.arena.add(to), width * lanes) };
-                if self.site.count < lanes {
-                    to.fill(0.0);
-                }
-                for lane in 0..self.site.count {
-                    let from = lane * image + (channel * height + row) * width;
-                    // SAFETY: as above.
-                    let from = unsafe { std::slice::from_raw_parts(self.site.images.add(from), width) };
-                    if lanes == 1 {
-                        to.copy_from_slice(from);
-                    } else {
-                        to.iter_mut().skip(lane).step_by(lanes).zip(from).for_each(|(to, from)| *to = *from);
-                    }
+        let (s, site) = (self.step, &self.site);
+        let (height, width, lanes) = (s.y.plane.height(), s.y.plane.width(), s.y.plane.lanes());
+        for (channel, row) in s.y.rows(site.part) {
+            // SAFETY: the program checked that the buffer lies inside the arena, and gave this thread channels of its
+            // own.
+            let to = unsafe { site.row_mut(&s.y, channel, row) };
+            if site.count < lanes {
+                to.fill(0.0);
+            }
+            for lane in 0..site.count {
+                let from = lane * s.y.image() + (channel * height + row) * width;
+                // SAFETY: there are `count` images.
+                let from = unsafe { std::slice::from_raw_parts(site.images.add(from), width) };
+                if lanes == 1 {
+                    to.copy_from_slice(from);
+                } else {
+                    to.iter_mut().skip(lane).step_by(lanes).zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
         }
@@ -61,20 +52,16 @@ impl Kernel for Call<'_, Import> {
 impl Kernel for Call<'_, Export> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let (s, p) = (self.step, &self.step.x);
-        let (height, width, lanes) = (p.height(), p.width(), p.lanes());
-        let image = s.channels * height * width;
-        for channel in self.site.part.of(s.channels) {
-            for at in 0..height * width {
-                let from = s.x_start + channel * p.stride() + p.head() + (at / width * p.pitch() + at % width) * lanes;
-                for lane in 0..self.site.count {
-                    // SAFETY: the program checked that the plane lies inside the arena and that there is room for
-                    // the outputs of `count` images.
-                    unsafe {
-                        *self.site.outputs.add(lane * image + channel * height * width + at) =
-                            *self.site.arena.add(from + lane);
-                    }
-                }
+        let (s, site) = (self.step, &self.site);
+        let (height, width, lanes) = (s.x.plane.height(), s.x.plane.width(), s.x.plane.lanes());
+        for (channel, row) in s.x.rows(site.part) {
+            // SAFETY: the program checked that the buffer lies inside the arena.
+            let from = unsafe { site.row(&s.x, channel, row) };
+            for lane in 0..site.count {
+                let to = lane * s.x.image() + (channel * height + row) * width;
+                // SAFETY: there is room for the outputs of `count` images, of which this thread has channels of its own.
+                let to = unsafe { std::slice::from_raw_parts_mut(site.outputs.add(to), width) };
+                to.iter_mut().zip(from.iter().skip(lane).step_by(lanes)).for_each(|(to, from)| *to = *from);
             }
         }
     }
@@ -83,14 +70,14 @@ impl Kernel for Call<'_, Export> {
 impl Kernel for Call<'_, Flatten> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let (s, p) = (self.step, &self.step.x);
-        let row = p.width() * p.lanes();
-        for channel in self.site.part.of(s.channels) {
-            for h in 0..p.height() {
-                let from = s.x_start + channel * p.stride() + p.head() + h * p.pitch() * p.lanes();
-                let to = s.y_start + (channel * p.height() + h) * row;
-                // SAFETY: the program checked that both rows lie inside the arena, in different buffers.
-                unsafe { std::ptr::copy_nonoverlapping(self.site.arena.add(from), self.site.arena.add(to), row) };
+        let (s, site) = (self.step, &self.site);
+        for (channel, row) in s.x.rows(site.part) {
+            // SAFETY: the program checked that both buffers lie inside the arena and do not overlap, and gave this
+            // thread channels of its own.
+            unsafe {
+                let from = site.row(&s.x, channel, row);
+                let to = s.y + (channel * s.x.plane.height() + row) * from.len();
+                std::slice::from_raw_parts_mut(site.arena.add(to), from.len()).copy_from_slice(from);
             }
         }
     }

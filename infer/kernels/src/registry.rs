@@ -1,0 +1,95 @@
+//! All kernels: one table that names them, says what each computes, and runs them.
+
+use crate::Isa;
+use crate::activation::Activate;
+use crate::arrange::Arrange;
+use crate::border::Border;
+use crate::combine::Combine;
+use crate::dense_conv::DenseConv;
+use crate::depthwise::DepthwiseConv;
+use crate::dilated_pooling::DilatedPool;
+use crate::linear::{DenseLinear, SparseLinear};
+use crate::pointwise::Pointwise;
+use crate::pooling::{GlobalAverage, Pool};
+use crate::softmax::Softmax;
+use crate::sparse_conv::SparseConv;
+use crate::step::{Call, Site};
+use crate::transfer::{Export, Flatten, Import};
+
+/// What a kernel's name stands for. Every kernel is there at every tier, whose name its full name ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contract {
+    /// Operation and type of the values, as `sparse_conv_f32`.
+    pub name: &'static str,
+    /// What it computes from input `x`, or inputs `a` and `b`, to output `y`.
+    pub computes: &'static str,
+}
+
+macro_rules! kernels {
+    ($($step:ident $name:literal $computes:literal)*) => {
+        /// All kernels.
+        pub const KERNELS: &[Contract] = &[$(Contract { name: $name, computes: $computes }),*];
+
+        /// One step of a program: a kernel with all it needs beside the arena.
+        #[derive(Debug)]
+        pub(crate) enum Step {
+            $($step($step),)*
+        }
+
+        impl Step {
+            /// The registered name of its kernel, without the tier.
+            pub(crate) fn kernel(&self) -> &'static str {
+                match self {
+                    $(Self::$step(_) => $name,)*
+                }
+            }
+
+            /// # Safety
+            /// `site` must be that of the program that owns the step, with an arena of its size.
+            pub(crate) unsafe fn run(&self, isa: Isa, site: Site) {
+                // SAFETY: the builder checked each step against the arena's size; the rest is the caller's promise.
+                unsafe {
+                    match self {
+                        $(Self::$step(step) => isa.launch(&Call { step, site }),)*
+                    }
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    Import "import_f32" "y = images, one a lane, and 0 in lanes without"
+    Export "export_f32" "outputs = x, lane by lane"
+    Arrange "arrange_f32" "scratch = the positions of x in the order in which the windows of a convolution read them"
+    SparseConv "sparse_conv_f32" "y = clip(bias + sum over non-zero weights of weight x + residual)"
+    DenseConv "dense_conv_f32" "y = clip(bias + sum over weights of weight x + residual)"
+    DepthwiseConv "depthwise_conv_f32" "y = clip(bias + sum over a 3x3 window of weight x + residual), channel by channel"
+    SparseLinear "sparse_linear_f32" "y = clip(bias + sum over non-zero weights of weight x), one image"
+    DenseLinear "dense_linear_f32" "y = clip(bias + sum over weights of weight x), one image"
+    Pointwise "pointwise_f32" "y = clip(scale x + shift + residual), also into some channels of y"
+    Activate "activate_f32" "y = leaky ReLU, sigmoid or hard swish of x"
+    Combine "combine_f32" "y = a + b or a b, b of as many positions as a or one a channel"
+    Border "border_f32" "y = x with a border of one value"
+    Pool "pool_f32" "y = maximum or mean of the places of a window inside x"
+    DilatedPool "dilated_pool_f32" "y = maximum or mean of the places of a window with gaps inside x"
+    GlobalAverage "global_average_f32" "y = mean of each channel of x"
+    Flatten "flatten_f32" "y = x as features"
+    Softmax "softmax_f32" "y = exp(x - max x) / sum of exp(x - max x) over features"
+}
+
+impl Step {
+    /// Bytes of weights and indices that it streams.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        match self {
+            Self::SparseConv(s) => {
+                size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>()
+            }
+            Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
+            Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
+            Self::DenseLinear(s) => size_of_val(&s.weights[..]),
+            Self::SparseLinear(s) => size_of_val(&s.weights.starts[..]) + size_of_val(&s.weights.entries[..]),
+            _ => 0,
+        }
+    }
+}

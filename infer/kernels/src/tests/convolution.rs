@@ -1,0 +1,242 @@
+//! Convolutions: dense, sparse and depthwise, and the rearranging before them.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sr2_formats::{CsrMatrix, Tensor};
+
+use super::{Expected, Twin, edges, values};
+use crate::{Conv, NO_CLIP, ProgramBuilder, Weights, Window};
+
+/// One convolution.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    channels: [usize; 2],
+    size: [usize; 2],
+    window: Window,
+    groups: usize,
+    sparsity: f64,
+    clip: [f32; 2],
+    residual: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Packing {
+    Dense,
+    Sparse,
+}
+
+const SAME: Window = Window { kernel: [3, 3], stride: [1, 1], pads: [1; 4], dilation: [1, 1] };
+
+fn case(channels: [usize; 2], size: [usize; 2], window: Window, sparsity: f64) -> Case {
+    Case { channels, size, window, groups: 1, sparsity, clip: NO_CLIP, residual: false }
+}
+
+/// Around the edges of vectors, tiles and blocks, at every sparsity, for every kind of window.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for width in edges() {
+        cases.push(case([3, 5], [4, width], SAME, 0.5));
+        cases.push(case([2, 3], [width, 3], SAME, 0.5));
+    }
+    // Tiles of a single run: of 12 vectors in the sparse kernel.
+    for width in [48, 96, 192].into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]) {
+        cases.push(case([2, 3], [1, width], SAME, 0.5));
+    }
+    // Blocks of 6 output channels in the dense kernel.
+    for channels in [1, 2, 5, 6, 7, 11, 12, 13] {
+        cases.push(case([channels, 14 - channels], [3, 3], SAME, 0.5));
+    }
+    for sparsity in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0] {
+        cases.push(case([40, 6], [9, 9], SAME, sparsity));
+        cases.push(case([17, 33], [4, 4], Window::POINT, sparsity));
+    }
+    for window in [
+        Window { stride: [2, 2], ..SAME },
+        Window { stride: [3, 2], ..SAME },
+        Window { kernel: [5, 5], pads: [2; 4], ..SAME },
+        Window { kernel: [7, 7], stride: [2, 2], pads: [3; 4], ..SAME },
+        Window { pads: [0; 4], ..SAME },
+        Window { dilation: [2, 3], pads: [2, 3, 2, 3], ..SAME },
+        Window { dilation: [2, 1], stride: [3, 2], pads: [4, 0, 1, 3], ..SAME },
+        Window { kernel: [1, 3], pads: [0, 1, 0, 1], ..SAME },
+        Window { kernel: [2, 4], pads: [1, 2, 0, 1], ..SAME },
+        Window { kernel: [1, 1], stride: [2, 2], pads: [0; 4], ..SAME },
+        Window { kernel: [1, 1], pads: [1, 2, 3, 4], ..SAME },
+    ] {
+        cases.push(case([3, 4], [11, 13], window, 0.4));
+    }
+    for (channels, groups) in [([8, 8], 8), ([4, 12], 4), ([6, 10], 2), ([9, 3], 3)] {
+        for stride in [1, 2] {
+            let window = Window { stride: [stride; 2], ..SAME };
+            cases.push(Case { groups, ..case(channels, [9, 14], window, 0.3) });
+        }
+    }
+    for clip in [[0.0, f32::INFINITY], [0.0, 6.0], [-0.5, 0.5], NO_CLIP] {
+        for residual in [false, true] {
+            cases.push(Case { residual, clip, ..case([5, 7], [6, 13], SAME, 0.6) });
+        }
+    }
+    // Cut into blocks of input channels, and into tiles.
+    cases.push(case([96, 4], [33, 34], SAME, 0.8));
+    cases.push(case([300, 3], [5, 5], SAME, 0.7));
+    cases
+}
+
+pub(super) fn sparse_conv_f32() {
+    cases().iter().for_each(|case| test(case, Packing::Sparse));
+}
+
+pub(super) fn dense_conv_f32() {
+    cases().iter().for_each(|case| test(case, Packing::Dense));
+}
+
+pub(super) fn depthwise_conv_f32() {
+    for (i, width) in edges().chain([40]).enumerate() {
+        for stride in [1, 2] {
+            let window = Window { stride: [stride; 2], ..SAME };
+            let case = Case { groups: 3, clip: [-0.5, 0.5], ..case([3, 3], [width.min(9), width], window, 0.3) };
+            test(&Case { residual: i % 2 == 0, ..case }, Packing::Dense);
+        }
+    }
+}
+
+fn test(case: &Case, packing: Packing) {
+    let rng = &mut ChaCha8Rng::seed_from_u64(case.size.iter().sum::<usize>() as u64);
+    let Case { channels: [inputs, outputs], size: [height, width], window, groups, clip, residual, .. } = *case;
+    let [rows, cols] = window.positions(case.size).unwrap();
+    let columns = inputs / groups * window.kernel.iter().product::<usize>();
+    let weight = weights(rng, outputs, columns, case.sparsity);
+    let matrix = CsrMatrix::from_dense(&weight).unwrap();
+    let bias = values(rng, outputs, 1.0);
+    let packed = match packing {
+        Packing::Dense => Weights::Dense(weight.data()),
+        Packing::Sparse => Weights::Sparse(&matrix),
+    };
+    let steps = |b: &mut ProgramBuilder| {
+        let mut conv = Conv { window, groups, bias: Some(&bias), residual: None, clip: NO_CLIP };
+        if residual {
+            b.conv(0, 1, packed, &conv);
+            conv.residual = Some(1);
+        }
+        conv.clip = clip;
+        b.conv(0, 2, packed, &conv);
+    };
+    let output = [outputs, rows, cols];
+    let twin = Twin {
+        buffers: &[&[inputs, height, width], &output, &output],
+        steps: &steps,
+        expected: &|image| naive(case, &weight, &bias, image),
+        range: 1.0,
+    };
+    twin.check(&(case, packing));
+}
+
+/// Weights with about `sparsity` zeros, the first row full and the second empty where there are three or more.
+pub(super) fn weights(rng: &mut ChaCha8Rng, rows: usize, columns: usize, sparsity: f64) -> Tensor {
+    let mut data = values(rng, rows * columns, 1.0);
+    for (i, value) in data.iter_mut().enumerate() {
+        let keep = match i / columns {
+            0 if rows > 2 && sparsity < 1.0 => true,
+            1 if rows > 2 => false,
+            _ => rng.random_range(0.0..1.0) >= sparsity,
+        };
+        *value = if keep { *value } else { 0.0 };
+    }
+    Tensor::new([rows, columns], data)
+}
+
+/// What a bias and products of non-zero weights and values add up to.
+///
+/// Products with zeros are exact, and so are sums with them: in whatever order `n` products and a bias are added, each
+/// goes through at most `n + 1` roundings, that of the product included.
+pub(super) struct Sum {
+    value: f64,
+    magnitude: f64,
+    products: f64,
+}
+
+impl Sum {
+    pub(super) fn of(bias: f32) -> Self {
+        Self { value: bias.into(), magnitude: bias.abs().into(), products: 0.0 }
+    }
+
+    pub(super) fn add(&mut self, weight: f32, x: f32) {
+        let product = f64::from(weight) * f64::from(x);
+        self.value += product;
+        self.magnitude += product.abs();
+        self.products += if weight == 0.0 { 0.0 } else { 1.0 };
+    }
+
+    /// The sum, limited to a range.
+    pub(super) fn expected(&self, clip: [f32; 2]) -> Expected {
+        let expected = Expected::rounded(self.value, self.products + 1.0, self.magnitude);
+        Expected { value: expected.value.clamp(clip[0].into(), clip[1].into()), ..expected }
+    }
+
+    /// Twice the sum: one that was computed before is added as a residual, with its own error, which is one rounding
+    /// more for this sum, and one for that.
+    fn twice(&self, clip: [f32; 2]) -> Expected {
+        let before = self.expected(NO_CLIP).bound;
+        let sum = Expected::rounded(0.0, self.products + 2.0, self.magnitude).bound;
+        let residual = Expected::rounded(0.0, 1.0, self.magnitude + before).bound;
+        let value = (2.0 * self.value).clamp(clip[0].into(), clip[1].into());
+        Expected { value, bound: before + sum + residual }
+    }
+}
+
+/// One image `[channels, height, width]`.
+fn naive(case: &Case, weight: &Tensor, bias: &[f32], image: &[f32]) -> Vec<Expected> {
+    let Case { channels: [inputs, outputs], size: [height, width], window: w, groups, .. } = *case;
+    let [rows, cols] = w.positions(case.size).unwrap();
+    let (group_in, group_out) = (inputs / groups, outputs / groups);
+    let mut expected = Vec::new();
+    for (o, bias) in bias.iter().enumerate() {
+        for (row, col) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+            let mut sum = Sum::of(*bias);
+            for i in 0..group_in {
+                for (kh, kw) in (0..w.kernel[0]).flat_map(|h| (0..w.kernel[1]).map(move |w| (h, w))) {
+                    let y = (row * w.stride[0] + kh * w.dilation[0]).wrapping_sub(w.pads[0]);
+                    let x = (col * w.stride[1] + kw * w.dilation[1]).wrapping_sub(w.pads[1]);
+                    if y < height && x < width {
+                        let channel = o / group_out * group_in + i;
+                        let a = weight.data()[((o * group_in + i) * w.kernel[0] + kh) * w.kernel[1] + kw];
+                        sum.add(a, image[(channel * height + y) * width + x]);
+                    }
+                }
+            }
+            expected.push(if case.residual { sum.twice(case.clip) } else { sum.expected(case.clip) });
+        }
+    }
+    expected
+}
+
+/// A convolution whose rows have one weight, 1, moves values, and so shows where each position went.
+pub(super) fn arrange_f32() {
+    let windows = [
+        Window { stride: [2, 2], ..SAME },
+        Window { stride: [3, 2], pads: [0, 1, 2, 0], ..SAME },
+        Window { kernel: [2, 5], stride: [1, 3], pads: [1, 2, 0, 3], dilation: [2, 1] },
+        Window { pads: [2; 4], ..SAME },
+    ];
+    for (width, window) in edges().flat_map(|width| windows.map(|window| (width, window))) {
+        let Some([rows, cols]) = window.positions([4, width]) else { continue };
+        let taps = 2 * window.kernel[0] * window.kernel[1];
+        let ones = (0..taps * taps).map(|i| if i % (taps + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        let matrix = CsrMatrix::from_dense(&Tensor::new([taps, taps], ones)).unwrap();
+        let conv = Conv { window, groups: 1, bias: None, residual: None, clip: NO_CLIP };
+        let steps = |b: &mut ProgramBuilder| _ = b.conv(0, 1, Weights::Sparse(&matrix), &conv);
+        let expected = |image: &[f32]| {
+            let at = |i: usize| {
+                let (tap, row, col) = (i / (rows * cols), i / cols % rows, i % cols);
+                let (channel, kh, kw) =
+                    (2 * tap / taps, tap / window.kernel[1] % window.kernel[0], tap % window.kernel[1]);
+                let y = (row * window.stride[0] + kh * window.dilation[0]).wrapping_sub(window.pads[0]);
+                let x = (col * window.stride[1] + kw * window.dilation[1]).wrapping_sub(window.pads[1]);
+                Expected::exact(if y < 4 && x < width { image[(channel * 4 + y) * width + x] } else { 0.0 })
+            };
+            (0..taps * rows * cols).map(at).collect()
+        };
+        let buffers: [&[usize]; 2] = [&[2, 4, width], &[taps, rows, cols]];
+        Twin { buffers: &buffers, steps: &steps, expected: &expected, range: 1.0 }.check(&(width, window));
+    }
+}

@@ -1,0 +1,73 @@
+//! Max, average and global average pooling.
+
+use super::{Expected, Twin, edges};
+use crate::{Pooling, ProgramBuilder, Window};
+
+pub(super) fn pool_f32() {
+    let window = |kernel, stride, pads| Window { kernel, stride, pads, dilation: [1, 1] };
+    test(&[
+        window([3, 2], [2, 2], [1, 1, 2, 0]),
+        window([2, 2], [2, 2], [0; 4]),
+        window([3, 3], [2, 2], [1; 4]),
+        window([3, 3], [1, 1], [1; 4]),
+        window([2, 5], [1, 3], [0, 2, 1, 1]),
+    ]);
+}
+
+pub(super) fn dilated_pool_f32() {
+    test(&[
+        Window { kernel: [2, 3], stride: [1, 2], pads: [1, 1, 0, 2], dilation: [2, 1] },
+        Window { kernel: [2, 2], stride: [2, 1], pads: [0; 4], dilation: [1, 3] },
+    ]);
+}
+
+fn test(windows: &[Window]) {
+    for (width, window) in edges().chain([70]).flat_map(|width| windows.iter().map(move |window| (width, *window))) {
+        let size = [7, width];
+        let Some([rows, cols]) = window.positions(size) else { continue };
+        for pooling in [Pooling::Max, Pooling::Average] {
+            let steps = |b: &mut ProgramBuilder| _ = b.pool(0, 1, pooling, window);
+            let expected = |image: &[f32]| -> Vec<Expected> {
+                let outputs = (0..3).flat_map(|c| (0..rows).flat_map(move |r| (0..cols).map(move |col| (c, r, col))));
+                outputs.map(|(c, r, col)| pooled(pooling, &window, &image[c * 7 * width..], size, [r, col])).collect()
+            };
+            let buffers: [&[usize]; 2] = [&[3, 7, width], &[3, rows, cols]];
+            let twin = Twin { buffers: &buffers, steps: &steps, expected: &expected, range: 1.0 };
+            twin.check(&(width, window, pooling));
+        }
+    }
+}
+
+fn pooled(pooling: Pooling, window: &Window, channel: &[f32], size: [usize; 2], at: [usize; 2]) -> Expected {
+    let axis = |axis: usize| {
+        let place = move |k: usize| {
+            (at[axis] * window.stride[axis] + k * window.dilation[axis]).wrapping_sub(window.pads[axis])
+        };
+        (0..window.kernel[axis]).map(place).filter(move |place| *place < size[axis])
+    };
+    let places: Vec<f32> = axis(0).flat_map(|y| axis(1).map(move |x| channel[y * size[1] + x])).collect();
+    match pooling {
+        Pooling::Max => Expected::exact(places.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
+        Pooling::Average => mean(&places),
+    }
+}
+
+/// A sum, and the product with a rounded reciprocal.
+fn mean(values: &[f32]) -> Expected {
+    let count = values.len().max(1) as f64;
+    let sum: f64 = values.iter().map(|v| f64::from(*v)).sum();
+    let magnitude: f64 = values.iter().map(|v| f64::from(v.abs())).sum();
+    Expected::rounded(sum / count, count + 1.0, magnitude / count)
+}
+
+pub(super) fn global_average_f32() {
+    for (width, height) in edges().flat_map(|width| [1, 2, 5].map(|height| (width, height))) {
+        let shape = [5, height, width];
+        let steps = |b: &mut ProgramBuilder| _ = b.global_average(0, 1);
+        let expected = |image: &[f32]| image.chunks(height * width).map(mean).collect();
+        for means in [&[5, 1, 1][..], &[5]] {
+            let twin = Twin { buffers: &[&shape, means], steps: &steps, expected: &expected, range: 1.0 };
+            twin.check(&(shape, means));
+        }
+    }
+}
