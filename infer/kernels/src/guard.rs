@@ -20,6 +20,7 @@ mod pages {
     use std::cell::Cell;
     use std::ops::Range;
     use std::ptr::null_mut;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Which end of an allocation touches a page that must not be touched.
@@ -57,29 +58,36 @@ mod pages {
 
     static NEXT: AtomicUsize = AtomicUsize::new(ADDRESSES.start);
 
+    /// For each number of inner pages a list of mappings to use again, since mapping takes long: the first inner value
+    /// of each is the next one's address.
+    static FREE: [Mutex<Inner>; 32] = [const { Mutex::new(Inner(null_mut())) }; 32];
+
+    /// The first inner page of a mapping, between pages that must not be touched; or null.
+    #[derive(Clone, Copy)]
+    struct Inner(*mut u8);
+
+    // SAFETY: only one list holds a mapping, behind its lock.
+    unsafe impl Send for Inner {}
+
     struct Guarded;
 
     #[global_allocator]
     static ALLOCATOR: Guarded = Guarded;
 
-    // SAFETY: guarded allocations have pages of their own, which are mapped until they are freed and never used again;
-    // all others are the system's.
+    // SAFETY: guarded allocations have mappings of their own until they are freed; all others are the system's.
     unsafe impl GlobalAlloc for Guarded {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            // SAFETY: the caller's promise.
-            let Some(side) = SIDE.get() else { return unsafe { System.alloc(layout) } };
-            let start = map(layout, side);
-            if !start.is_null() {
+            match side_of(layout) {
                 // What nobody wrote is NaN.
-                // SAFETY: the pages hold the layout.
-                unsafe { start.write_bytes(0xff, layout.size()) };
+                Some(side) => place(layout, side, 0xff),
+                // SAFETY: the caller's promise.
+                None => unsafe { System.alloc(layout) },
             }
-            start
         }
 
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-            match SIDE.get() {
-                Some(side) => map(layout, side),
+            match side_of(layout) {
+                Some(side) => place(layout, side, 0),
                 // SAFETY: the caller's promise.
                 None => unsafe { System.alloc_zeroed(layout) },
             }
@@ -90,34 +98,67 @@ mod pages {
                 // SAFETY: the caller's promise.
                 return unsafe { System.dealloc(start, layout) };
             }
-            let pages = start.map_addr(|address| address / PAGE * PAGE - PAGE);
-            // SAFETY: what `map` mapped: every allocation starts in the second of its pages.
-            unsafe { libc::munmap(pages.cast(), layout.size().next_multiple_of(PAGE) + 2 * PAGE) };
+            // Every allocation starts in the first inner page.
+            let inner = start.map_addr(|address| address / PAGE * PAGE);
+            let len = layout.size().next_multiple_of(PAGE);
+            match FREE.get(len / PAGE) {
+                Some(list) => {
+                    let mut first = list.lock().expect("nothing panics under this lock");
+                    // SAFETY: the page is writable, and this allocator's again.
+                    unsafe { inner.cast::<Inner>().write(*first) };
+                    *first = Inner(inner);
+                }
+                // SAFETY: all that `map` mapped.
+                None => _ = unsafe { libc::munmap(inner.sub(PAGE).cast(), len + 2 * PAGE) },
+            }
         }
     }
 
-    /// Pages of zeros that hold `layout`, and a page on either side that must not be touched; null on failure.
-    fn map(layout: Layout, side: Side) -> *mut u8 {
-        let align = layout.align().max(PAGE);
+    /// What is to be aligned to more than a page is not guarded.
+    fn side_of(layout: Layout) -> Option<Side> {
+        SIDE.get().filter(|_| layout.align() <= PAGE)
+    }
+
+    /// Memory for `layout`, all bytes `fill`; null on failure.
+    fn place(layout: Layout, side: Side, fill: u8) -> *mut u8 {
         let len = layout.size().next_multiple_of(PAGE);
-        let taken = NEXT.fetch_add(len + 2 * PAGE + align, Ordering::Relaxed);
-        let first = (taken + PAGE).next_multiple_of(align);
-        let hint = std::ptr::without_provenance_mut(first - PAGE);
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: asks for fresh pages; a hint replaces nothing.
-        let pages = unsafe { libc::mmap(hint, len + 2 * PAGE, libc::PROT_NONE, flags, -1, 0) }.cast::<u8>();
-        // SAFETY: the inner pages are those just mapped.
-        if pages.cast() != hint
-            || unsafe { libc::mprotect(pages.add(PAGE).cast(), len, libc::PROT_READ | libc::PROT_WRITE) } != 0
-        {
-            return null_mut();
+        let mut inner = null_mut();
+        if let Some(list) = FREE.get(len / PAGE) {
+            let mut first = list.lock().expect("nothing panics under this lock");
+            inner = first.0;
+            if !inner.is_null() {
+                // SAFETY: `dealloc` wrote it.
+                *first = unsafe { inner.cast::<Inner>().read() };
+            }
         }
-        let place = match side {
+        if inner.is_null() {
+            inner = map(len);
+        }
+        if inner.is_null() {
+            return inner;
+        }
+        let at = match side {
             Side::Start => 0,
-            Side::End => (first + len - layout.size()) / layout.align() * layout.align() - first,
+            Side::End => (len - layout.size()) / layout.align() * layout.align(),
         };
-        // SAFETY: the place and the layout's size behind it lie in the inner pages.
-        unsafe { pages.add(PAGE + place) }
+        // SAFETY: the inner pages hold the layout from there on.
+        unsafe {
+            inner.add(at).write_bytes(fill, layout.size());
+            inner.add(at)
+        }
+    }
+
+    /// `len` bytes of fresh pages, with a page before and one behind that must not be touched; null on failure.
+    fn map(len: usize) -> *mut u8 {
+        let hint = std::ptr::without_provenance_mut(NEXT.fetch_add(len + 2 * PAGE, Ordering::Relaxed));
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: asks for fresh pages, where the hint replaces nothing, and opens the inner ones.
+        unsafe {
+            let pages = libc::mmap(hint, len + 2 * PAGE, libc::PROT_NONE, flags, -1, 0);
+            let inner = pages.byte_add(PAGE);
+            let opened = pages == hint && libc::mprotect(inner, len, libc::PROT_READ | libc::PROT_WRITE) == 0;
+            if opened { inner.cast() } else { null_mut() }
+        }
     }
 
     /// How a child process that does `access` ends.
