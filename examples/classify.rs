@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use sr2_infer::{Engine, Options};
+use sr2_infer::{Model, Options};
 use sr2_train::data::{Dataset, DatasetKind, EvaluationBatches, IMAGE_BYTES, read_images};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,9 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let batch = EvaluationBatches::new(&image, 1).next().ok_or("no image")?;
 
-    let mut engine = Engine::load(&model, &Options::default())?;
+    let engine = Model::load(&model)?.plan(&Options::default())?;
+    let mut scratch = engine.scratch()?;
     let mut logits = vec![0.0; engine.output_shape().iter().product()];
-    engine.run(&batch.images, 1, &mut logits)?;
+    engine.run(&batch.images, &mut logits, &mut scratch)?;
 
     let mut ranked: Vec<usize> = (0..logits.len()).collect();
     ranked.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));

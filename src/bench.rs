@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sr2_bench::{BenchOptions, EngineKind, LabelledImages, Places};
-use sr2_infer::{Engine, Isa, Options};
+use sr2_infer::{Isa, Model};
 
-use crate::model::{self, TestImages};
+use crate::model::{self, TestImages, Threads};
 use crate::{Format, cache};
 
 /// Time the sparse engine beside its dense self and ONNX Runtime, interleaved, after checking that all agree
@@ -26,9 +26,8 @@ pub struct Arguments {
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
-    /// Threads of each engine
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    threads: usize,
+    #[command(flatten)]
+    threads: Threads,
     /// Seconds to time each engine
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
@@ -55,8 +54,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let data = match arguments.images.data {
         None => None,
         Some(_) => {
-            let engine = Engine::load(&path, &Options::default())?;
-            let (images, labels) = model::normalised(&arguments.images.load(engine.output_shape().iter().product())?);
+            let classes = Model::load(&path)?.output_shape().iter().product();
+            let (images, labels) = model::normalised(&arguments.images.load(classes)?);
             Some(LabelledImages { images, labels })
         }
     };
@@ -65,7 +64,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         engines: arguments.engines.clone(),
         against: arguments.against.clone(),
         batch: arguments.batch,
-        threads: arguments.threads,
+        threads: arguments.threads.threads,
+        spin: !arguments.threads.no_spin,
+        pin: arguments.threads.pin,
         seconds: arguments.seconds,
         isa,
         data,

@@ -60,6 +60,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         against: Vec::new(),
         batch: 1,
         threads: 1,
+        spin: true,
+        pin: false,
         seconds: 2.0,
         isa: Isa::from_env().map_err(sr2_infer::Error::from)?,
         data: Some(LabelledImages { images, labels }),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use sr2_export::{ExportOptions, ExportReport, OnnxForm, OnnxReader, Passes};
 use sr2_formats::srz::Values;
-use sr2_infer::{Engine, Options};
+use sr2_infer::{Model, Options};
 
 use crate::exit::Usage;
 use crate::{Format, model};
@@ -104,14 +104,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// Accuracy with exact and with rounded values.
 fn rounding(folder: &Path, data: Option<&Path>) -> anyhow::Result<Rounding> {
     let options = Options { batch: BATCH, ..Options::default() };
-    let mut exact = Engine::load(folder.join("model.csr.safetensors"), &options)?;
-    let mut rounded = Engine::load(folder.join("model.srz"), &options)?;
+    let exact = Model::load(folder.join("model.csr.safetensors"))?.plan(&options)?;
+    let rounded = Model::load(folder.join("model.srz"))?.plan(&options)?;
     let dataset = model::validation_images(data, exact.output_shape().iter().product())?;
     let (images, labels) = model::normalised(&dataset);
     Ok(Rounding {
         images: labels.len(),
-        exact_accuracy: model::accuracy(&mut exact, &images, &labels)?,
-        rounded_accuracy: model::accuracy(&mut rounded, &images, &labels)?,
+        exact_accuracy: model::accuracy(&exact, &images, &labels)?,
+        rounded_accuracy: model::accuracy(&rounded, &images, &labels)?,
     })
 }
 

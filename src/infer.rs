@@ -8,11 +8,11 @@ use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
-use sr2_infer::{Engine, Options};
+use sr2_infer::{Engine, Model, Options};
 use sr2_train::data::{self, Dataset};
 
 use crate::Format;
-use crate::model::{self, TestImages};
+use crate::model::{self, TestImages, Threads};
 
 /// Classify images with the sparse engine: files of your own, or the test images of a dataset with the accuracy
 #[derive(Debug, Args)]
@@ -31,9 +31,8 @@ pub struct Arguments {
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
-    /// Threads
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    threads: usize,
+    #[command(flatten)]
+    threads: Threads,
     /// Print how each layer is computed, and run nothing
     #[arg(long, conflicts_with_all = ["images", "format"])]
     plan: bool,
@@ -66,8 +65,9 @@ struct Prediction {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = model::locate(arguments.model.as_deref())?;
-    let options = Options { threads: arguments.threads, batch: arguments.batch, ..Options::default() };
-    let mut engine = Engine::load(&path, &options)?;
+    let Threads { threads, pin, no_spin } = arguments.threads;
+    let options = Options { threads, spin: !no_spin, pin, batch: arguments.batch, ..Options::default() };
+    let engine = Model::load(&path)?.plan(&options)?;
     if arguments.plan {
         print!("{}", engine.plan());
         return Ok(());
@@ -78,22 +78,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         true => data::read_images(arguments.test.kind(classes)?, &arguments.images)?,
         false => arguments.test.load(classes)?,
     };
-    let report = classify(&mut engine, arguments.batch, &dataset, own.then_some(&arguments.images))?;
+    let report = classify(&engine, arguments.batch, &dataset, own.then_some(&arguments.images))?;
     arguments.format.print(&report)
 }
 
-fn classify(
-    engine: &mut Engine,
-    batch: usize,
-    dataset: &Dataset,
-    files: Option<&Vec<PathBuf>>,
-) -> anyhow::Result<Report> {
+fn classify(engine: &Engine, batch: usize, dataset: &Dataset, files: Option<&Vec<PathBuf>>) -> anyhow::Result<Report> {
     let (images, labels) = model::normalised(dataset);
     let (size, classes) = (images.len() / dataset.len(), engine.output_shape().iter().product());
     let mut logits = vec![0.0; dataset.len() * classes];
+    let mut scratch = engine.scratch()?;
     let start = Instant::now();
     for (images, logits) in images.chunks(batch * size).zip(logits.chunks_mut(batch * classes)) {
-        engine.run(images, images.len() / size, logits)?;
+        engine.run(images, logits, &mut scratch)?;
     }
     let images_per_s = dataset.len() as f64 / start.elapsed().as_secs_f64();
 

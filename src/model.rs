@@ -23,6 +23,20 @@ pub fn locate(model: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(export)
 }
 
+/// Threads to run a model on.
+#[derive(Debug, Args)]
+pub struct Threads {
+    /// Threads of each engine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Keep each thread but the first on a CPU of its own, in the sparse engine (Linux)
+    #[arg(long)]
+    pub pin: bool,
+    /// Let a thread that waits for others sleep at once, in the sparse engine: for machines with other work to do
+    #[arg(long)]
+    pub no_spin: bool,
+}
+
 /// Images to run a model on.
 #[derive(Debug, Args)]
 pub struct TestImages {
@@ -64,10 +78,10 @@ pub fn validation_images(data: Option<&Path>, classes: usize) -> anyhow::Result<
 }
 
 /// Fraction of images whose largest output is that of their label. `images` and `labels` as [`normalised`] gives them.
-pub fn accuracy(engine: &mut Engine, images: &[f32], labels: &[usize]) -> anyhow::Result<f64> {
+pub fn accuracy(engine: &Engine, images: &[f32], labels: &[usize]) -> anyhow::Result<f64> {
     let classes = engine.output_shape().iter().product();
     let mut logits = vec![0.0; labels.len() * classes];
-    engine.run(images, labels.len(), &mut logits)?;
+    engine.run(images, &mut logits, &mut engine.scratch()?)?;
     let right = logits.chunks(classes).zip(labels).filter(|(logits, label)| largest(logits) == **label);
     Ok(right.count() as f64 / labels.len().max(1) as f64)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use sr2_bench::{AGREEMENT, Places, VerifyOptions};
-use sr2_infer::{Engine, Isa, Options};
+use sr2_infer::{Isa, Model};
 use sr2_train::data;
 
 use crate::exit::Usage;
@@ -84,7 +84,7 @@ fn images(arguments: &Arguments) -> anyhow::Result<Option<Vec<f32>>> {
     if arguments.images.is_empty() && arguments.test.data.is_none() {
         return Ok(None);
     }
-    let classes = Engine::load(&arguments.expected, &Options::default())?.output_shape().iter().product();
+    let classes = Model::load(&arguments.expected)?.output_shape().iter().product();
     let dataset = match arguments.test.data {
         None => data::read_images(arguments.test.kind(classes)?, &arguments.images)?,
         Some(_) => arguments.test.load(classes)?,

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use sr2_infer::{Engine, Options, WeightPolicy};
-use sr2_models::{Model, initialisation, zoo};
+use sr2_infer::{Model, Options, WeightPolicy};
+use sr2_models::{initialisation, zoo};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,22 +20,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(other) => return Err(format!("unknown policy {other:?}").into()),
     };
     let options = Options { threads, batch, weights, ..Default::default() };
-    let mut engine = match zoo::build(name, 10) {
-        Ok(graph) => Engine::new(&random_model(graph, sparsity.parse()?)?, &options)?,
-        Err(_) => Engine::load(name, &options)?,
+    let model = match zoo::build(name, 10) {
+        Ok(graph) => Model::from(&random_model(graph, sparsity.parse()?)?),
+        Err(_) => Model::load(name)?,
     };
+    let engine = model.plan(&options)?;
+    let mut scratch = engine.scratch()?;
 
     let images = vec![0.5; batch * engine.input_shape().iter().product::<usize>()];
     let mut logits = vec![0.0; batch * engine.output_shape().iter().product::<usize>()];
-    let mut layers = engine.profile(&images, batch)?;
+    let mut layers = engine.profile(&images, &mut scratch)?;
     let mut runs = Vec::new();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
-        for (least, time) in layers.iter_mut().zip(engine.profile(&images, batch)?) {
+        for (least, time) in layers.iter_mut().zip(engine.profile(&images, &mut scratch)?) {
             *least = time.min(*least);
         }
         let run = Instant::now();
-        engine.run(&images, batch, &mut logits)?;
+        engine.run(&images, &mut logits, &mut scratch)?;
         runs.push(run.elapsed());
     }
     println!("{}", engine.plan());
@@ -58,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Random weights, the first convolution and depthwise ones dense, of all others `sparsity` zero.
-fn random_model(graph: sr2_models::Graph, sparsity: f64) -> Result<Model, sr2_models::ModelError> {
+fn random_model(graph: sr2_models::Graph, sparsity: f64) -> Result<sr2_models::Model, sr2_models::ModelError> {
     let mut parameters = initialisation::initialise(&graph, 1);
     let mut state = 1u64;
     for spec in graph.parameters().iter().filter(|p| p.role.is_prunable() && p.shape.get(1).is_some_and(|c| *c > 3)) {
@@ -68,5 +70,5 @@ fn random_model(graph: sr2_models::Graph, sparsity: f64) -> Result<Model, sr2_mo
             *value = if ((state >> 33) as f64) < sparsity * (1u64 << 31) as f64 { 0.0 } else { *value };
         }
     }
-    Model::try_new(graph, parameters)
+    sr2_models::Model::try_new(graph, parameters)
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use sr2_formats::CsrMatrix;
-use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Weights, Window};
+use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Threads, Weights, Window};
 use sr2_models::{BatchNormalization, CompressedModel, Pool, Weight};
 
 use crate::fuse::{Kind, Layer};
@@ -29,9 +29,8 @@ pub(crate) fn compile(model: &CompressedModel, isa: Isa, options: &Options) -> R
     let export = compiler.builder.export(memory.of[output]);
     plans.push(LayerPlan::transfer("output", "Export", model.graph().output_shape(), export));
 
-    let threads = options.threads;
-    let program =
-        compiler.builder.build(threads, options.batch).map_err(|problem| Error::Threads { threads, problem })?;
+    let Options { threads: count, spin, pin, batch, .. } = *options;
+    let program = compiler.builder.build(Threads { count, spin, pin }, batch);
     for plan in &mut plans {
         plan.kernels = program.kernels(plan.steps.clone());
         plan.weight_bytes = program.weight_bytes(plan.steps.clone());

@@ -1,15 +1,16 @@
 //! A network ready to run.
 
-use std::path::Path;
 use std::time::Duration;
 
-use sr2_kernels::{Isa, Program};
-use sr2_models::{CompressedModel, Model, Node, Op, passes};
+use sr2_kernels::{Isa, Program, Workspace};
+use sr2_models::CompressedModel;
 
 use crate::plan::{LayerPlan, Plan};
-use crate::{Error, Options, compile, load};
+use crate::{Error, Options, compile};
 
-/// A network ready to run: planned once, its memory taken once, then run many times without allocating.
+/// A network planned and packed, made by [`crate::Model::plan`].
+///
+/// Running changes nothing in it: any number of threads may share one, each with a [`Scratch`] of its own.
 #[derive(Debug)]
 pub struct Engine {
     name: String,
@@ -19,34 +20,13 @@ pub struct Engine {
     output: Vec<usize>,
 }
 
+/// What one run of an [`Engine`] needs for itself: memory for activations, and the threads beside the caller's. It is
+/// taken once and used again and again: runs do not allocate.
+#[derive(Debug)]
+pub struct Scratch(Workspace);
+
 impl Engine {
-    /// Loads a `.onnx`, `.srz` or `.csr.safetensors` file, a checkpoint, or an export folder with such a `model` file, and
-    /// plans it.
-    ///
-    /// The weights of `.srz` and CSR files whose batch norms are folded go to the plan as CSR matrices and are never dense,
-    /// except in layers that the plan computes densely.
-    ///
-    /// # Errors
-    /// If the file cannot be read or breaks its format's rules, if the network has an operator the engine does not run,
-    /// and for options out of range.
-    pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
-        let model = load::load(path.as_ref())?;
-        let is_norm = |node: &Node| matches!(node.op, Op::BatchNormalization(_));
-        match model.graph().nodes().iter().any(is_norm) {
-            true => Self::new(&model.into_model(), options),
-            false => Self::planned(&model, options),
-        }
-    }
-
-    /// Plans a model; batch norms are folded first.
-    ///
-    /// # Errors
-    /// If the network has an operator the engine does not run, and for options out of range.
-    pub fn new(model: &Model, options: &Options) -> Result<Self, Error> {
-        Self::planned(&passes::fold_batch_norm(model).into(), options)
-    }
-
-    fn planned(model: &CompressedModel, options: &Options) -> Result<Self, Error> {
+    pub(crate) fn new(model: &CompressedModel, options: &Options) -> Result<Self, Error> {
         let isa = options.check()?;
         let (program, plan) = compile::compile(model, isa, options)?;
         let (input, output) = (model.graph().input_shape().to_vec(), model.graph().output_shape().to_vec());
@@ -54,27 +34,37 @@ impl Engine {
         Ok(Self { name, program, plan, input, output })
     }
 
-    /// Computes the outputs of `batch` images: `images` is `[batch, C, H, W]`, `logits` is `[batch, outputs]`.
+    /// Takes memory and starts threads.
     ///
     /// # Errors
-    /// If the slices do not hold exactly that many values.
-    pub fn run(&mut self, images: &[f32], batch: usize, logits: &mut [f32]) -> Result<(), Error> {
-        self.check(images, batch, logits)?;
-        self.program.run(images, batch, logits);
+    /// If the system refuses a thread, or cannot keep one on a CPU of its own.
+    pub fn scratch(&self) -> Result<Scratch, Error> {
+        let error = |problem| Error::Threads { threads: self.program.threads(), problem };
+        Ok(Scratch(self.program.workspace().map_err(error)?))
+    }
+
+    /// Computes the outputs of any number of images: `images` is `[N, C, H, W]`, `outputs` is `[N, ...]`.
+    ///
+    /// # Errors
+    /// If the slices do not hold as many values as `N` images have, or the scratch is that of another engine.
+    pub fn run(&self, images: &[f32], outputs: &mut [f32], scratch: &mut Scratch) -> Result<(), Error> {
+        let count = self.check(images, outputs, scratch)?;
+        self.program.run(images, count, outputs, &mut scratch.0);
         Ok(())
     }
 
     /// Runs `images` once, one pass of as many as the plan takes at a time, and returns the time of each layer of
-    /// [`Engine::plan`]. A batch that one pass does not hold is cut to it.
+    /// [`Engine::plan`]. Of more images than that the first are taken.
     ///
     /// # Errors
     /// As [`Engine::run`].
-    pub fn profile(&mut self, images: &[f32], batch: usize) -> Result<Vec<Duration>, Error> {
-        let batch = batch.min(self.program.lanes());
-        let mut logits = vec![0.0; batch * self.output.iter().product::<usize>()];
-        let images = &images[..images.len().min(batch * self.input.iter().product::<usize>())];
-        self.check(images, batch, &logits)?;
-        let steps = self.program.run_timed(images, batch, &mut logits);
+    pub fn profile(&self, images: &[f32], scratch: &mut Scratch) -> Result<Vec<Duration>, Error> {
+        let [input, output] = self.values();
+        let count = (images.len() / input).min(self.program.lanes());
+        let images = if images.len() > count * input { &images[..count * input] } else { images };
+        let mut outputs = vec![0.0; count * output];
+        self.check(images, &outputs, scratch)?;
+        let steps = self.program.run_timed(images, count, &mut outputs, &mut scratch.0);
         Ok(self.plan.iter().map(|layer| steps[layer.steps.clone()].iter().sum()).collect())
     }
 
@@ -113,13 +103,21 @@ impl Engine {
         &self.output
     }
 
-    fn check(&self, images: &[f32], batch: usize, logits: &[f32]) -> Result<(), Error> {
-        for (what, found, shape) in [("images", images.len(), &self.input), ("logits", logits.len(), &self.output)] {
-            let expected = shape.iter().product::<usize>().saturating_mul(batch);
-            if found != expected {
-                return Err(Error::Length { what, batch, found, expected });
-            }
+    /// Values of one image and of its output.
+    fn values(&self) -> [usize; 2] {
+        [&self.input, &self.output].map(|shape| shape.iter().product())
+    }
+
+    /// Number of images.
+    fn check(&self, images: &[f32], outputs: &[f32], scratch: &Scratch) -> Result<usize, Error> {
+        let [input, output] = self.values();
+        let count = images.len() / input;
+        if images.len() != count * input || outputs.len() != count * output {
+            return Err(Error::Length { images: images.len(), outputs: outputs.len(), input, output });
         }
-        Ok(())
+        if !self.program.owns(&scratch.0) {
+            return Err(Error::Scratch);
+        }
+        Ok(count)
     }
 }

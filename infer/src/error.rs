@@ -60,19 +60,22 @@ pub enum Error {
         /// What it may be.
         expected: &'static str,
     },
-    /// Images or logits of another size than the network's.
-    #[error("{what} of {batch} images hold {found} values, expected {expected}")]
+    /// Images and outputs that are not those of a number of images.
+    #[error("images hold {images} values and outputs {outputs}, expected {input} and {output} for each image")]
     Length {
-        /// `images` or `logits`.
-        what: &'static str,
-        /// Images asked for.
-        batch: usize,
-        /// Values found.
-        found: usize,
-        /// Values expected.
-        expected: usize,
+        /// Values found in the images.
+        images: usize,
+        /// Values found in the outputs.
+        outputs: usize,
+        /// Values of one image.
+        input: usize,
+        /// Values of its output.
+        output: usize,
     },
-    /// The system refused a thread.
+    /// Scratch memory that another engine made.
+    #[error("the scratch was made by another engine, expected one of this engine's")]
+    Scratch,
+    /// The system refused a thread, or to keep it on one CPU.
     #[error("cannot start {threads} threads: {problem}")]
     Threads {
         /// Threads asked for.

@@ -5,10 +5,20 @@ use sr2_kernels::Isa;
 use crate::Error;
 
 /// How an engine is to run; [`Options::default`] is one thread, one image, the CPU's best kernels.
+///
+/// For the least latency of one image, leave `batch` at 1 and give it `threads`, which then share each layer. For
+/// throughput, give it a `batch` of `threads` times [`Isa::lanes`] or more: each thread then takes images of its own
+/// through the whole network, and none waits for another.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Number of threads, the caller's included.
     pub threads: usize,
+    /// Whether a thread that waits for the others spins for some tens of microseconds before it sleeps. Turn it off
+    /// where threads have no CPU to themselves.
+    pub spin: bool,
+    /// Whether each thread but the caller's stays on a CPU of its own: thread `k` on the `k`-th that the caller's may
+    /// use. Linux only.
+    pub pin: bool,
     /// Images that one run usually takes; decides the layout. Runs of any other size work too.
     pub batch: usize,
     /// Tier of the kernels; `None` is the one `SR2_ISA` names, or else the best.
@@ -30,7 +40,7 @@ pub enum WeightPolicy {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, batch: 1, isa: None, weights: WeightPolicy::Auto }
+        Self { threads: 1, spin: true, pin: false, batch: 1, isa: None, weights: WeightPolicy::Auto }
     }
 }
 

@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_models::{Model, initialisation, reference, zoo};
 
-use crate::{Engine, Isa, Options, WeightPolicy};
+use crate::{Error, Isa, Options, WeightPolicy};
 
 /// Largest difference of two logits, relative to the largest logit of the batch: networks of a few dozen layers in f32.
 const RELATIVE_ERROR: f32 = 2e-4;
@@ -34,11 +34,12 @@ fn images(model: &Model, count: usize) -> Vec<f32> {
 
 fn check(model: &Model, images: &[f32], expected: &[f32], count: usize, options: &Options) {
     let outputs = expected.len() / count;
-    let mut engine = Engine::new(model, options).unwrap();
+    let engine = crate::Model::from(model).plan(options).unwrap();
+    let mut scratch = engine.scratch().unwrap();
     let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     for round in 0..2 {
         let mut logits = vec![f32::NAN; count * outputs];
-        engine.run(images, count, &mut logits).unwrap();
+        engine.run(images, &mut logits, &mut scratch).unwrap();
         for (i, (found, expected)) in logits.iter().zip(expected).enumerate() {
             let error = (found - expected).abs();
             let name = model.graph().name();
@@ -61,7 +62,7 @@ fn small_networks_agree_for_every_tier_batch_and_thread_count() {
         for count in [1, 2, 7, 16, 33] {
             for threads in [1, 2, 3] {
                 for weights in [WeightPolicy::Auto, WeightPolicy::Sparse, WeightPolicy::Dense] {
-                    let options = Options { threads, batch: count, isa: Some(isa), weights };
+                    let options = Options { threads, batch: count, isa: Some(isa), weights, ..Default::default() };
                     check(&model, &images[..count * image], &expected[..count * outputs], count, &options);
                 }
             }
@@ -89,4 +90,40 @@ fn every_operator_of_the_zoo_agrees() {
             check(&model, &images, &expected, 1, &Options { threads, batch, ..Default::default() });
         }
     }
+}
+
+#[test]
+fn threads_share_an_engine_each_with_a_scratch_of_its_own() {
+    let model = network("resnet8", 0.8, 4);
+    let images = images(&model, 3);
+    let expected = reference::logits(&model, &images, 3);
+    let engine = crate::Model::from(&model).plan(&Options { threads: 2, spin: false, ..Default::default() }).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut scratch = engine.scratch().unwrap();
+                let mut logits = vec![f32::NAN; expected.len()];
+                engine.run(&images, &mut logits, &mut scratch).unwrap();
+                assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3), "{logits:?}, {expected:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn runs_refuse_what_does_not_fit() {
+    let model = crate::Model::from(&network("resnet8", 0.8, 5));
+    let [engine, other] = [(); 2].map(|()| model.plan(&Options::default()).unwrap());
+    let (mut scratch, images) = (engine.scratch().unwrap(), vec![0.0; 2 * 3 * 32 * 32]);
+    let mut run = |images: &[f32], outputs: usize| engine.run(images, &mut vec![0.0; outputs], &mut scratch);
+    run(&images, 20).unwrap();
+    run(&[], 0).unwrap();
+    for (values, outputs) in [(images.len() - 1, 20), (images.len(), 10), (images.len(), 19), (0, 1)] {
+        let error = run(&images[..values], outputs).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("images hold {values} values and outputs {outputs}, expected 3072 and 10 for each image")
+        );
+    }
+    assert!(matches!(other.run(&images, &mut [0.0; 20], &mut scratch), Err(Error::Scratch)));
 }

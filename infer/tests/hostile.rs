@@ -13,7 +13,7 @@ use sr2_formats::onnx::proto::{
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use sr2_formats::onnx::{float_tensor, write};
-use sr2_infer::{Engine, Options};
+use sr2_infer::{Model, Options};
 
 /// A refusal takes less.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -71,10 +71,28 @@ fn saved(folder: &Path, graph: GraphProto) -> PathBuf {
     path
 }
 
+/// Tags of fields that hold messages: of a model its graph, of a graph its nodes, and so on.
+const GRAPH: u8 = 0x3a;
+const NODE: u8 = 0x0a;
+const ATTRIBUTE: u8 = 0x2a;
+const ATTRIBUTE_GRAPH: u8 = 0x32;
+
+/// A field with a message, in protobuf's wire format.
+fn message(field: u8, content: Vec<u8>) -> Vec<u8> {
+    let (mut bytes, mut len) = (vec![field], content.len());
+    while len >= 0x80 {
+        bytes.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    bytes.push(len as u8);
+    bytes.extend(content);
+    bytes
+}
+
 #[track_caller]
 fn assert_refused(path: &Path, problem: &str) {
     let start = Instant::now();
-    let error = Engine::load(path, &Options::default()).unwrap_err().to_string();
+    let error = Model::load(path).and_then(|model| model.plan(&Options::default())).unwrap_err().to_string();
     let elapsed = start.elapsed();
     assert!(error.contains(problem), "{error:?} does not say {problem:?}");
     assert!(!error.contains('\n') && error.len() < 1000, "{} characters: {error:.1000}", error.len());
@@ -147,7 +165,7 @@ fn sizes_that_are_only_declared_are_refused() {
         let shape = integers("shape", &[4], &[2, 2, 1, 1]);
         network(nodes, vec![integers("len", &[1], &[len]), places, float_tensor("values", &values), shape])
     };
-    Engine::load(saved(folder.path(), scattered(4, &[1, 3])), &Options::default()).unwrap();
+    Model::load(saved(folder.path(), scattered(4, &[1, 3]))).unwrap();
     check(scattered(1 << 40, &[0]), "stand for far more");
     check(scattered(-1, &[0]), "negative or overflows");
     check(scattered(5, &[0]), "reshapes [5] to [2, 2, 1, 1]");
@@ -163,10 +181,13 @@ fn work_and_memory_are_bounded() {
     let check = |graph, problem: &str| assert_refused(&saved(folder.path(), graph), problem);
     let name = |k: usize| if k == 0 { "x".to_string() } else { format!("v{k}") };
 
-    let empty = NodeProto::default();
-    check(network(vec![empty; 2_000_000], vec![]), "bytes of memory, expected at most");
-    let attributes = vec![AttributeProto::default(); 2_000_000];
-    check(network(vec![node("Relu", &["x"], "y", attributes)], vec![]), "bytes of memory, expected at most");
+    let path = folder.path().join("m.onnx");
+    let nodes = [NODE, 0].repeat(2_000_000);
+    let attributes = message(NODE, [ATTRIBUTE, 0].repeat(2_000_000));
+    for graph in [nodes, attributes] {
+        std::fs::write(&path, message(GRAPH, graph)).unwrap();
+        assert_refused(&path, "bytes of memory, expected at most");
+    }
 
     let chain =
         |op: &str, len: usize| (0..len).map(|k| node(op, &[&name(k)], &name(k + 1), vec![])).collect::<Vec<_>>();
@@ -214,19 +235,8 @@ fn broken_wire_formats_are_refused() {
     check(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], "is not an ONNX file");
     check(&[0x3a, 0xff, 0xff, 0xff, 0xff, 0x7f], "is not an ONNX file");
     // A graph in an attribute of a node in a graph, and so on.
-    let mut nested = Vec::new();
-    for field in [0x3a, 0x32, 0x2a, 0x0a].into_iter().cycle().take(4000) {
-        let mut outer = vec![field];
-        let mut len = nested.len();
-        while len >= 0x80 {
-            outer.push(len as u8 | 0x80);
-            len >>= 7;
-        }
-        outer.push(len as u8);
-        outer.extend(nested);
-        nested = outer;
-    }
-    check(&nested, "is not an ONNX file");
+    let fields = [GRAPH, ATTRIBUTE_GRAPH, ATTRIBUTE, NODE].into_iter().cycle().take(4000);
+    check(&fields.fold(Vec::new(), |content, field| message(field, content)), "is not an ONNX file");
 }
 
 /// Every byte changed, and every length: an error or a network that runs.
@@ -250,10 +260,10 @@ fn damaged_files_load_and_run_or_are_refused() {
     let mut loaded = 0;
     let mut check = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        let Ok(mut engine) = Engine::load(&path, &Options::default()) else { return };
+        let Ok(engine) = Model::load(&path).and_then(|model| model.plan(&Options::default())) else { return };
         let image = vec![1.0; engine.input_shape().iter().product()];
         let mut outputs = vec![0.0; engine.output_shape().iter().product()];
-        engine.run(&image, 1, &mut outputs).unwrap();
+        engine.run(&image, &mut outputs, &mut engine.scratch().unwrap()).unwrap();
         loaded += 1;
     };
     check(&whole);

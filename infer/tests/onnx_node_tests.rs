@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use sr2_formats::dense;
-use sr2_infer::{Engine, Isa, Options};
+use sr2_infer::{Isa, Model, Options};
 use sr2_models::{onnx, reference};
 
 /// NumPy's default tolerances in the onnx package's runner.
@@ -53,9 +53,9 @@ fn onnx_node_tests_pass() {
         for isa in Isa::available() {
             for batch in [1, isa.lanes()] {
                 let options = Options { batch, isa: Some(isa), ..Default::default() };
-                let mut engine = Engine::new(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+                let engine = Model::from(&model).plan(&options).unwrap_or_else(|e| panic!("{name}: {e}"));
                 let mut found = vec![f32::NAN; expected.len()];
-                engine.run(input.data(), count, &mut found).unwrap();
+                engine.run(input.data(), &mut found, &mut engine.scratch().unwrap()).unwrap();
                 check(&format!("{name}, {isa}, batch {batch}"), &found, expected.data());
             }
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use sr2_bench::{OnnxRuntime, OnnxSession, Places, Runner};
 use sr2_formats::csr_file;
-use sr2_infer::{Engine, Isa, Options, WeightPolicy};
+use sr2_infer::{Isa, Model, Options, WeightPolicy};
 use sr2_models::{Model, checkpoint, csr, onnx, reference};
 use sr2_train::candle_executor::{CandleExecutor, DeviceKind};
 use sr2_train::data::EvaluationBatches;
@@ -124,7 +124,7 @@ fn zeros_are_one_pattern() {
     let layers: Vec<_> = prunable.map(|p| (model.parameter(&p.name).len(), model.parameter(&p.name).nnz())).collect();
     for path in [&csr_path, &srz_path, &onnx_path] {
         for weights in [WeightPolicy::Auto, WeightPolicy::Sparse, WeightPolicy::Dense] {
-            let engine = Engine::load(path, &Options { weights, ..Options::default() }).unwrap();
+            let engine = Model::load(path).unwrap().plan(&Options { weights, ..Options::default() }).unwrap();
             let planned = engine.plan().iter().filter(|layer| layer.weights > 0).map(|l| (l.weights, l.nnz));
             assert_eq!(planned.collect::<Vec<_>>(), layers, "{weights:?} from {}", path.display());
         }
@@ -168,7 +168,7 @@ fn every_way_to_compute_the_network_agrees() {
             ("model.onnx", IMAGES, 1),
         ] {
             for weights in [WeightPolicy::Auto, WeightPolicy::Sparse, WeightPolicy::Dense] {
-                let options = Options { threads, batch, isa: Some(isa), weights };
+                let options = Options { threads, batch, isa: Some(isa), weights, ..Options::default() };
                 let found = engine_logits(&export.join(file), &options, &images);
                 assert_near(&format!("{file} at {isa}, {options:?}"), &found);
             }
@@ -183,11 +183,12 @@ fn every_way_to_compute_the_network_agrees() {
 }
 
 fn engine_logits(model: &Path, options: &Options, images: &[f32]) -> Vec<f32> {
-    let mut engine = Engine::load(model, options).unwrap();
+    let engine = Model::load(model).unwrap().plan(options).unwrap();
+    let mut scratch = engine.scratch().unwrap();
     let mut logits = vec![f32::NAN; IMAGES * 10];
     let size = images.len() / IMAGES;
     for (images, logits) in images.chunks(options.batch * size).zip(logits.chunks_mut(options.batch * 10)) {
-        engine.run(images, options.batch, logits).unwrap();
+        engine.run(images, logits, &mut scratch).unwrap();
     }
     logits
 }

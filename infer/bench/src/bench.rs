@@ -29,6 +29,10 @@ pub struct BenchOptions {
     pub batch: usize,
     /// Threads of each engine.
     pub threads: usize,
+    /// Whether waiting threads of ours spin before they sleep.
+    pub spin: bool,
+    /// Whether each thread of ours but the first stays on a CPU of its own.
+    pub pin: bool,
     /// Seconds to time each engine, warm-up not counted.
     pub seconds: f64,
     /// Instruction-set tier of the engine's kernels.
@@ -176,14 +180,16 @@ fn spec(kind: EngineKind, options: &BenchOptions, files: &ModelFiles) -> Result<
         }
     };
     let isa = options.isa.name().to_string();
-    Ok(EngineSpec { kind, file: file.into(), batch: options.batch, threads: options.threads, isa, library })
+    let BenchOptions { batch, threads, spin, pin, .. } = *options;
+    Ok(EngineSpec { kind, file: file.into(), batch, threads, spin, pin, isa, library })
 }
 
 /// Another ONNX file, by ONNX Runtime.
 fn rival(file: &Path, options: &BenchOptions) -> Result<EngineSpec, BenchError> {
     let library = Some(OnnxRuntime::find(&options.places)?);
     let (isa, file) = (options.isa.name().to_string(), file.to_path_buf());
-    Ok(EngineSpec { kind: EngineKind::Ort, file, batch: options.batch, threads: options.threads, isa, library })
+    let BenchOptions { batch, threads, spin, pin, .. } = *options;
+    Ok(EngineSpec { kind: EngineKind::Ort, file, batch, threads, spin, pin, isa, library })
 }
 
 fn check_interfaces(opened: &[Opened]) -> Result<(), BenchError> {

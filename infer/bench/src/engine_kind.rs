@@ -58,6 +58,8 @@ pub(crate) struct EngineSpec {
     pub(crate) file: PathBuf,
     pub(crate) batch: usize,
     pub(crate) threads: usize,
+    pub(crate) spin: bool,
+    pub(crate) pin: bool,
     pub(crate) isa: String,
     /// The ONNX Runtime library; given for [`EngineKind::Ort`].
     pub(crate) library: Option<OnnxRuntime>,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use sr2_infer::{Engine, Isa, LayerPlan, Options, peak_flops};
+use sr2_infer::{Engine, Isa, KERNELS, LayerPlan, Model, Options, peak_flops};
 
 use crate::bench::BenchOptions;
 use crate::model_files::ModelFiles;
@@ -67,12 +67,12 @@ pub struct LayerTime {
 /// As [`crate::bench`] of the sparse engine alone.
 pub fn explain(options: &BenchOptions) -> Result<Explanation, BenchError> {
     let files = ModelFiles::find(&options.model)?;
-    let engine_options =
-        Options { threads: options.threads, batch: options.batch, isa: Some(options.isa), ..Default::default() };
-    let mut engine = Engine::load(files.native(), &engine_options)?;
+    let BenchOptions { threads, spin, pin, batch, isa, .. } = *options;
+    let engine_options = Options { threads, spin, pin, batch, isa: Some(isa), ..Default::default() };
+    let engine = Model::load(files.native())?.plan(&engine_options)?;
     let images = options.batch.min(engine.images_a_pass());
     let batch = vec![0.5; images * engine.input_shape().iter().product::<usize>()];
-    let times = least_times(&mut engine, &batch, images, Duration::from_secs_f64(options.seconds))?;
+    let times = least_times(&engine, &batch, Duration::from_secs_f64(options.seconds))?;
     let peak_gflops = peak_flops(options.isa, options.threads) / 1e9;
     let layer = |(plan, time): (&LayerPlan, &Duration)| LayerTime::new(plan, *time, images, peak_gflops);
     Ok(Explanation {
@@ -90,16 +90,12 @@ pub fn explain(options: &BenchOptions) -> Result<Explanation, BenchError> {
 }
 
 /// Least time of each layer over passes that take `length` in all, and two at least.
-fn least_times(
-    engine: &mut Engine,
-    batch: &[f32],
-    images: usize,
-    length: Duration,
-) -> Result<Vec<Duration>, BenchError> {
-    let mut least = engine.profile(batch, images)?;
+fn least_times(engine: &Engine, batch: &[f32], length: Duration) -> Result<Vec<Duration>, BenchError> {
+    let mut scratch = engine.scratch()?;
+    let mut least = engine.profile(batch, &mut scratch)?;
     let start = Instant::now();
     loop {
-        for (least, time) in least.iter_mut().zip(engine.profile(batch, images)?) {
+        for (least, time) in least.iter_mut().zip(engine.profile(batch, &mut scratch)?) {
             *least = time.min(*least);
         }
         if start.elapsed() >= length {
@@ -152,6 +148,14 @@ impl fmt::Display for Explanation {
         }
         table.column_iter_mut().skip(3).take(6).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         writeln!(f, "{table}")?;
-        write!(f, "all layers: {total_us:.1} us")
+        writeln!(f, "all layers: {total_us:.1} us")?;
+        let uses = |name: &str| self.layers.iter().flat_map(|layer| &layer.kernels).any(|kernel| kernel == name);
+        for kernel in KERNELS {
+            let name = format!("{}_{isa}", kernel.name);
+            if uses(&name) {
+                write!(f, "\n{name}: {}", kernel.computes)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The engine of this project, with its plan's choice of sparse and dense layers or with every layer dense.
 
-use sr2_infer::{Engine, Options, WeightPolicy};
+use sr2_infer::{Engine, Model, Options, Scratch, WeightPolicy};
 
 use crate::engine_kind::EngineSpec;
 use crate::{BenchError, EngineKind, NetworkFacts, Runner};
@@ -9,7 +9,7 @@ use crate::{BenchError, EngineKind, NetworkFacts, Runner};
 pub(crate) struct NativeEngine {
     kind: EngineKind,
     engine: Engine,
-    batch: usize,
+    scratch: Scratch,
     input_shape: [usize; 3],
 }
 
@@ -21,10 +21,12 @@ impl NativeEngine {
             _ => WeightPolicy::Auto,
         };
         let isa = spec.isa.parse().map_err(sr2_infer::Error::Isa)?;
-        let options = Options { threads: spec.threads, batch: spec.batch, isa: Some(isa), weights };
-        let engine = Engine::load(&spec.file, &options)?;
+        let EngineSpec { threads, spin, pin, batch, .. } = *spec;
+        let options = Options { threads, spin, pin, batch, isa: Some(isa), weights };
+        let engine = Model::load(&spec.file)?.plan(&options)?;
+        let scratch = engine.scratch()?;
         let input_shape = engine.input_shape().try_into().expect("a graph's input is [C, H, W]");
-        Ok(Self { kind: spec.kind, engine, batch: spec.batch, input_shape })
+        Ok(Self { kind: spec.kind, engine, scratch, input_shape })
     }
 }
 
@@ -52,6 +54,6 @@ impl Runner for NativeEngine {
     }
 
     fn run(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), BenchError> {
-        Ok(self.engine.run(images, self.batch, logits)?)
+        Ok(self.engine.run(images, logits, &mut self.scratch)?)
     }
 }

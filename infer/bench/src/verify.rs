@@ -116,7 +116,8 @@ fn open(options: &VerifyOptions, file: &Path) -> Result<Box<dyn Runner>, BenchEr
         true => (EngineKind::Ort, Some(OnnxRuntime::find(&options.places)?)),
         false => (EngineKind::Sparse, None),
     };
-    EngineSpec { kind, file: file.into(), batch: BATCH, threads: 1, isa: options.isa.name().into(), library }.open()
+    let (file, isa) = (file.into(), options.isa.name().into());
+    EngineSpec { kind, file, batch: BATCH, threads: 1, spin: true, pin: false, isa, library }.open()
 }
 
 /// `expected` and `found` are `[images, outputs]` and finite.

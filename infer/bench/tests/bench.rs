@@ -18,6 +18,8 @@ fn options(engines: &[EngineKind]) -> BenchOptions {
         against: Vec::new(),
         batch: 2,
         threads: 1,
+        spin: true,
+        pin: false,
         seconds: 0.05,
         isa: Isa::best(),
         data: None,

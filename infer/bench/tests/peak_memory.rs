@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         against: Vec::new(),
         batch: 1,
         threads: 1,
+        spin: true,
+        pin: false,
         seconds: 0.0,
         isa: Isa::best(),
         data: None,

@@ -5,12 +5,12 @@
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use sr2_infer::{Engine, Options};
+use sr2_infer::{Engine, Error, Model, Options, Scratch};
 
 /// A network ready to run. One thread may use it at a time.
 #[allow(non_camel_case_types, reason = "a C name")]
 #[derive(Debug)]
-pub struct sr2_engine(Engine);
+pub struct sr2_engine(Engine, Scratch);
 
 /// Loads a `.onnx` or `.csr.safetensors` file, or an export folder, to run on `threads` threads, the caller's
 /// included, with batches of about `batch` images. Returns NULL on failure, and then writes why into `error`.
@@ -31,10 +31,10 @@ pub unsafe extern "C" fn sr2_engine_load(
         }
         // SAFETY: the caller's promise.
         let path = unsafe { CStr::from_ptr(path) }.to_str().map_err(|_| "path is not UTF-8".to_string())?;
-        Engine::load(path, &Options { threads, batch, ..Default::default() }).map_err(|e| e.to_string())
+        engine(path, &Options { threads, batch, ..Default::default() }).map_err(|e| e.to_string())
     };
     match guarded(load) {
-        Ok(engine) => Box::into_raw(Box::new(sr2_engine(engine))),
+        Ok(engine) => Box::into_raw(Box::new(engine)),
         Err(problem) => {
             // SAFETY: the caller's promise.
             unsafe { write_error(&problem, error, error_len) };
@@ -94,12 +94,12 @@ pub unsafe extern "C" fn sr2_engine_run(
             return Err("engine, images or outputs is NULL".to_string());
         }
         // SAFETY: the caller's promise.
-        let (engine, images, outputs) = unsafe {
+        let (sr2_engine(engine, scratch), images, outputs) = unsafe {
             let (input, output) = (sr2_engine_input_len(engine), sr2_engine_output_len(engine));
             let images = std::slice::from_raw_parts(images, count * input);
-            (&mut (*engine).0, images, std::slice::from_raw_parts_mut(outputs, count * output))
+            (&mut *engine, images, std::slice::from_raw_parts_mut(outputs, count * output))
         };
-        engine.run(images, count, outputs).map_err(|e| e.to_string())
+        engine.run(images, outputs, scratch).map_err(|e| e.to_string())
     };
     match guarded(run) {
         Ok(()) => 0,
@@ -121,6 +121,12 @@ pub unsafe extern "C" fn sr2_engine_free(engine: *mut sr2_engine) {
         // SAFETY: the caller's promise.
         drop(unsafe { Box::from_raw(engine) });
     }
+}
+
+fn engine(path: &str, options: &Options) -> Result<sr2_engine, Error> {
+    let engine = Model::load(path)?.plan(options)?;
+    let scratch = engine.scratch()?;
+    Ok(sr2_engine(engine, scratch))
 }
 
 /// A panic must not pass into C.

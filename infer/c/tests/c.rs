@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sr2_infer::{Engine, Options};
+use sr2_infer::{Model, Options};
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -51,10 +51,10 @@ fn a_c_program_classifies() {
         (run.status.code(), String::from_utf8(run.stdout).unwrap() + &String::from_utf8(run.stderr).unwrap())
     };
     let model = here("../bench/tests/data/tiny.onnx");
-    let mut engine = Engine::load(&model, &Options::default()).unwrap();
+    let engine = Model::load(&model).unwrap().plan(&Options::default()).unwrap();
     let [c, h, w] = engine.input_shape().try_into().unwrap();
     let mut logits = vec![0.0; engine.output_shape().iter().product()];
-    engine.run(&vec![0.0; c * h * w], 1, &mut logits).unwrap();
+    engine.run(&vec![0.0; c * h * w], &mut logits, &mut engine.scratch().unwrap()).unwrap();
     let best = (1..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best });
     let expected = format!("image {c}x{h}x{w}, class {best} of {}, logit {:.6}\n", logits.len(), logits[best]);
     assert_eq!(run(&model), (Some(0), expected));

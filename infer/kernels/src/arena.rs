@@ -36,9 +36,11 @@ impl Arena {
         self.start
     }
 
-    /// Number of values.
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    /// All values.
+    #[cfg(test)]
+    pub(crate) fn values(&mut self) -> &mut [f32] {
+        // SAFETY: the arena's own memory, borrowed as the arena is.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
     fn layout(len: usize) -> Layout {

@@ -20,6 +20,7 @@ use crate::program::{Buffer, Program, Weights};
 use crate::registry::Step;
 use crate::softmax::Softmax;
 use crate::sparse_conv::{self, SparseConv, Tap};
+use crate::team::Threads;
 use crate::transfer::{Export, Flatten, Import};
 use crate::window::{Source, Window};
 
@@ -98,12 +99,9 @@ impl ProgramBuilder {
         Self { isa, steps: Vec::new(), lanes, input: 0, output: 0, buffers: laid, scratch: next, scratch_values: 0 }
     }
 
-    /// Makes the program, with `threads` threads (the caller's included) and memory for batches of `batch`.
-    ///
-    /// # Errors
-    /// If the system refuses a thread.
-    pub fn build(self, threads: usize, batch: usize) -> std::io::Result<Program> {
-        assert!(threads > 0, "a program needs a thread");
+    /// Makes the program, for these threads and for batches of `batch`.
+    pub fn build(self, threads: Threads, batch: usize) -> Program {
+        assert!(threads.count > 0, "a program needs a thread");
         Program::new(self, threads, batch)
     }
 

@@ -4,6 +4,7 @@
 //! on many threads, without allocating. Apart from the boundary to C, this is the only crate of the project with `unsafe` code.
 
 mod activation;
+mod affinity;
 mod arena;
 mod arrange;
 mod border;
@@ -41,6 +42,7 @@ pub use isa::{Avx2, Avx512, Isa, IsaError, Neon};
 pub use peak::peak_flops;
 pub use plane::Plane;
 pub use pooling::Pooling;
-pub use program::{Buffer, Program, Weights};
+pub use program::{Buffer, Program, Weights, Workspace};
 pub use registry::{Contract, KERNELS};
+pub use team::Threads;
 pub use window::Window;

@@ -1,6 +1,7 @@
 //! A program: steps over buffers, checked once when it is built, then run many times without allocating.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sr2_formats::CsrMatrix;
@@ -11,7 +12,7 @@ use crate::builder::ProgramBuilder;
 use crate::plane::Plane;
 use crate::registry::Step;
 use crate::step::{Part, Site};
-use crate::team::Team;
+use crate::team::{Team, Threads};
 
 /// A place for the values of one tensor: `channels` planes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub enum Weights<'a> {
     Dense(&'a [f32]),
 }
 
-/// Steps, the memory they work on and the threads that run them.
+/// Steps with their weights. They work in a [`Workspace`], of which a program may have many at once.
 #[derive(Debug)]
 pub struct Program {
     isa: Isa,
@@ -39,8 +40,19 @@ pub struct Program {
     lanes: usize,
     input: usize,
     output: usize,
+    /// Number of arenas of a workspace, and values of each.
+    arenas: [usize; 2],
+    threads: Threads,
+    /// Tells its workspaces from those of other programs.
+    id: u64,
+}
+
+/// The memory that a program works on and the threads that run it: one run at a time.
+#[derive(Debug)]
+pub struct Workspace {
     arenas: Vec<Arena>,
     team: Team,
+    program: u64,
 }
 
 /// Images and outputs of one run.
@@ -66,12 +78,22 @@ impl Io {
 }
 
 impl Program {
-    pub(crate) fn new(builder: ProgramBuilder, threads: usize, batch: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(builder: ProgramBuilder, threads: Threads, batch: usize) -> Self {
+        static BUILT: AtomicU64 = AtomicU64::new(0);
         let values = builder.arena_values();
         let ProgramBuilder { isa, steps, lanes, input, output, .. } = builder;
-        let arenas = if batch > lanes { threads } else { 1 };
-        let arenas = (0..arenas).map(|_| Arena::zeroed(values)).collect();
-        Ok(Self { isa, steps, lanes, input, output, arenas, team: Team::new(threads)? })
+        let arenas = [if batch > lanes { threads.count } else { 1 }, values];
+        Self { isa, steps, lanes, input, output, arenas, threads, id: BUILT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Memory and threads to run it.
+    ///
+    /// # Errors
+    /// If the system refuses a thread, or cannot keep one on a CPU of its own.
+    pub fn workspace(&self) -> std::io::Result<Workspace> {
+        let [count, values] = self.arenas;
+        let arenas = (0..count).map(|_| Arena::zeroed(values)).collect();
+        Ok(Workspace { arenas, team: Team::new(self.threads)?, program: self.id })
     }
 
     /// Computes `count` outputs.
@@ -80,13 +102,14 @@ impl Program {
     /// thread runs the whole program on its own group; the threads share the steps of the groups left over.
     ///
     /// # Panics
-    /// If `images` or `outputs` do not hold exactly `count` images and outputs.
-    pub fn run(&mut self, images: &[f32], count: usize, outputs: &mut [f32]) {
-        let io = self.check(images, count, outputs);
-        let threads = self.team.size();
+    /// If `images` or `outputs` do not hold exactly `count` images and outputs, or the workspace is another program's.
+    pub fn run(&self, images: &[f32], count: usize, outputs: &mut [f32], workspace: &mut Workspace) {
+        let io = self.check(images, count, outputs, workspace);
+        let Workspace { arenas, team, .. } = workspace;
+        let threads = team.size();
         let groups = count.div_ceil(self.lanes);
-        let alone = if self.arenas.len() == threads { groups / threads * threads } else { 0 };
-        let Self { isa, steps, lanes, input, output, arenas, team } = self;
+        let alone = if arenas.len() == threads { groups / threads * threads } else { 0 };
+        let Self { isa, steps, lanes, input, output, .. } = self;
         let run = |step: &Step, group: usize, arena: usize, part: Part| {
             // SAFETY: the group's images and outputs lie inside the slices that `check` measured; every arena has the
             // size the steps were checked against. Threads with groups of their own have their own arenas and
@@ -119,15 +142,21 @@ impl Program {
     ///
     /// # Panics
     /// As [`Program::run`], or if `count` is above the number of lanes.
-    pub fn run_timed(&mut self, images: &[f32], count: usize, outputs: &mut [f32]) -> Vec<Duration> {
+    pub fn run_timed(
+        &self,
+        images: &[f32],
+        count: usize,
+        outputs: &mut [f32],
+        workspace: &mut Workspace,
+    ) -> Vec<Duration> {
         assert!(count <= self.lanes, "{count} images to time, the program takes {} at a time", self.lanes);
-        let io = self.check(images, count, outputs);
+        let io = self.check(images, count, outputs, workspace);
         let (isa, lanes, size) = (self.isa, self.lanes, [self.input, self.output]);
-        let (arena, threads) = (&self.arenas[0], self.team.size());
+        let (arena, threads) = (&workspace.arenas[0], workspace.team.size());
         let mut times = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
             let start = Instant::now();
-            self.team.run(&|index, _| {
+            workspace.team.run(&|index, _| {
                 // SAFETY: as in `run`; a round of the team parts the steps.
                 unsafe { step.run(isa, io.site(arena, 0, lanes, size, Part { index, count: threads })) };
             });
@@ -148,7 +177,7 @@ impl Program {
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.team.size()
+        self.threads.count
     }
 
     /// Full name of the kernel of each step in a range: operation, type and tier.
@@ -161,21 +190,28 @@ impl Program {
         self.steps[steps].iter().map(Step::weight_bytes).sum()
     }
 
-    /// The values of its arenas.
-    #[cfg(test)]
-    pub(crate) fn arenas(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        // SAFETY: no run is under way, and each arena is given out once.
-        self.arenas.iter().map(|arena| unsafe { std::slice::from_raw_parts_mut(arena.as_ptr(), arena.len()) })
-    }
-
-    /// Bytes of activations, all threads together.
+    /// Bytes of activations in a workspace, all threads together.
     pub fn arena_bytes(&self) -> usize {
-        self.arenas.iter().map(|arena| arena.len() * size_of::<f32>()).sum()
+        self.arenas.iter().product::<usize>() * size_of::<f32>()
     }
 
-    fn check(&self, images: &[f32], count: usize, outputs: &mut [f32]) -> Io {
+    /// Whether a workspace is this program's.
+    pub fn owns(&self, workspace: &Workspace) -> bool {
+        workspace.program == self.id
+    }
+
+    fn check(&self, images: &[f32], count: usize, outputs: &mut [f32], workspace: &Workspace) -> Io {
+        assert!(self.owns(workspace), "a workspace of another program");
         assert_eq!(images.len(), count * self.input, "images of {count} x {} values", self.input);
         assert_eq!(outputs.len(), count * self.output, "outputs of {count} x {} values", self.output);
         Io { images: images.as_ptr(), outputs: outputs.as_mut_ptr(), count }
+    }
+}
+
+#[cfg(test)]
+impl Workspace {
+    /// The values of its arenas.
+    pub(crate) fn arenas(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.arenas.iter_mut().map(Arena::values)
     }
 }

@@ -4,7 +4,21 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// How often a waiting thread looks for the others before it sleeps: some tens of microseconds.
+use crate::affinity;
+
+/// How many threads run a program, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threads {
+    /// Number, the caller's included.
+    pub count: usize,
+    /// Whether a thread that waits for the others first looks for them for some tens of microseconds before it sleeps:
+    /// faster where each thread has a CPU to itself, and a waste where it has not.
+    pub spin: bool,
+    /// Whether every thread but the caller's stays on one CPU: thread `k` on the `k`-th that the caller's may use.
+    pub pin: bool,
+}
+
+/// How often a thread that spins looks before it sleeps.
 const SPINS: usize = 1000;
 
 /// Threads that all run the same job, each with its own index; the caller is number 0.
@@ -25,15 +39,19 @@ struct Shared {
 type Job<'a> = &'a (dyn Fn(usize, &Barrier) + Sync);
 
 impl Team {
-    /// A team of `size` threads, the caller included.
-    pub(crate) fn new(size: usize) -> std::io::Result<Self> {
-        let barrier = Barrier::new(size);
+    /// Starts the threads beside the caller.
+    ///
+    /// # Errors
+    /// If the system refuses a thread, or cannot keep one on a CPU of its own.
+    pub(crate) fn new(Threads { count, spin, pin }: Threads) -> std::io::Result<Self> {
+        let cpus = if pin { affinity::of_this_thread(count)? } else { Vec::new() };
+        let barrier = Barrier::new(count, if spin { SPINS } else { 0 });
         let shared = Arc::new(Shared { barrier, job: Default::default(), stop: AtomicBool::new(false) });
         let mut team = Self { shared, workers: Vec::new() };
-        for index in 1..size {
-            let shared = team.shared.clone();
+        for index in 1..count {
+            let (shared, cpu) = (team.shared.clone(), cpus.get(index).copied());
             let worker = std::thread::Builder::new().name(format!("sr2-{index}"));
-            match worker.spawn(move || work(&shared, index)) {
+            match worker.spawn(move || work(&shared, index, cpu)) {
                 Ok(handle) => team.workers.push(handle),
                 Err(error) => {
                     // The barrier waits for `size` threads that will never all come: release those that did.
@@ -78,8 +96,11 @@ impl Drop for Team {
     }
 }
 
-fn work(shared: &Shared, index: usize) {
+fn work(shared: &Shared, index: usize, cpu: Option<usize>) {
     let guard = AbortOnUnwind;
+    if let Some(cpu) = cpu {
+        affinity::bind_this_thread(cpu);
+    }
     loop {
         shared.barrier.wait();
         if shared.stop.load(Ordering::Acquire) || shared.barrier.is_abandoned() {
@@ -107,6 +128,7 @@ impl Drop for AbortOnUnwind {
 #[derive(Debug)]
 pub(crate) struct Barrier {
     size: usize,
+    spins: usize,
     arrived: AtomicUsize,
     generation: AtomicUsize,
     sleepers: AtomicUsize,
@@ -116,9 +138,10 @@ pub(crate) struct Barrier {
 }
 
 impl Barrier {
-    fn new(size: usize) -> Self {
+    fn new(size: usize, spins: usize) -> Self {
         Self {
             size,
+            spins,
             arrived: AtomicUsize::new(0),
             generation: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
@@ -138,7 +161,7 @@ impl Barrier {
             self.arrived.store(0, Ordering::Relaxed);
             return self.open(generation);
         }
-        for _ in 0..SPINS {
+        for _ in 0..self.spins {
             if self.generation.load(Ordering::Acquire) != generation {
                 return;
             }
@@ -180,8 +203,8 @@ mod tests {
 
     #[test]
     fn every_thread_runs_every_round_and_barriers_order_them() {
-        for size in [1, 2, 3, 7] {
-            let mut team = Team::new(size).unwrap();
+        for (size, spin) in [1, 2, 3, 7].into_iter().flat_map(|size| [true, false].map(|spin| (size, spin))) {
+            let mut team = Team::new(Threads { count: size, spin, pin: false }).unwrap();
             let cells: Vec<AtomicUsize> = (0..size).map(|_| AtomicUsize::new(0)).collect();
             for round in 0..200 {
                 team.run(&|index, barrier| {
@@ -197,5 +220,18 @@ mod tests {
                 }
             }
         }
+    }
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pinned_threads_stay_on_cpus_of_their_own() {
+        let cpus = affinity::of_this_thread(1).unwrap();
+        let count = cpus.len();
+        let mut team = Team::new(Threads { count, spin: true, pin: true }).unwrap();
+        team.run(&|index, _| {
+            let allowed = affinity::of_this_thread(1).unwrap();
+            assert_eq!(allowed, if index == 0 { &cpus[..] } else { &cpus[index..=index] });
+        });
+        let error = Team::new(Threads { count: count + 1, spin: true, pin: true }).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }
 }

@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::guard::both;
 use crate::plane::Place;
-use crate::{Buffer, Isa, KERNELS, Plane, ProgramBuilder};
+use crate::{Buffer, Isa, KERNELS, Plane, ProgramBuilder, Threads};
 
 /// Unit roundoff of f32.
 const ROUNDOFF: f64 = 1.0 / (1u64 << 24) as f64;
@@ -124,6 +124,15 @@ fn values(rng: &mut ChaCha8Rng, len: usize, range: f32) -> Vec<f32> {
     (0..len).map(|_| rng.random_range(-range..range)).collect()
 }
 
+/// One way to run a program.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    isa: Isa,
+    lanes: usize,
+    pad: usize,
+    threads: usize,
+}
+
 /// A program of a few steps, and what it should compute.
 struct Twin<'a> {
     /// Shapes of the buffers, `[channels, height, width]` or `[features]`: the first takes the images, the last is the
@@ -148,24 +157,14 @@ impl Twin<'_> {
                 let images = values(rng, count * image, self.range);
                 let expected: Vec<Expected> = images.chunks(image).flat_map(self.expected).collect();
                 for (pad, threads) in [(0, 1), (1, 2), (2, 3)] {
-                    let what = || format!("{what:?} on {isa}, {lanes} lanes, pad {pad}, {threads} threads");
-                    self.run(isa, lanes, pad, threads, &images, &expected, &what);
+                    self.run(Variant { isa, lanes, pad, threads }, &images, &expected, what);
                 }
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one row of the table in `check`")]
-    fn run(
-        &self,
-        isa: Isa,
-        lanes: usize,
-        pad: usize,
-        threads: usize,
-        images: &[f32],
-        expected: &[Expected],
-        what: &dyn Fn() -> String,
-    ) {
+    fn run(&self, variant: Variant, images: &[f32], expected: &[Expected], what: &dyn Debug) {
+        let Variant { isa, lanes, pad, threads } = variant;
         let buffer = |shape: &&[usize]| match **shape {
             [channels, height, width] => Buffer { plane: Plane::image(height, width, pad, lanes), channels },
             [channels] => Buffer { plane: Plane::feature(lanes), channels },
@@ -180,22 +179,22 @@ impl Twin<'_> {
 
         let places = builder.buffers.clone();
         let count = images.len() / self.buffers[0].iter().product::<usize>();
-        let mut program = builder.build(threads, count).unwrap();
-        for arena in program.arenas() {
-            let zeros = zeros(&places, arena.len());
-            arena.iter_mut().zip(zeros).for_each(|(value, zero)| *value = if zero { 0.0 } else { f32::NAN });
+        let program = builder.build(Threads { count: threads, spin: false, pin: false }, count);
+        let mut workspace = program.workspace().unwrap();
+        let zeros = zeros(&places, program.arena_bytes() / size_of::<f32>() / workspace.arenas().count());
+        for arena in workspace.arenas() {
+            arena.iter_mut().zip(&zeros).for_each(|(value, zero)| *value = if *zero { 0.0 } else { f32::NAN });
         }
         // Twice: a run must leave the zeros around planes as they were.
         for _ in 0..2 {
             let mut found = vec![f32::NAN; expected.len()];
-            program.run(images, count, &mut found);
+            program.run(images, count, &mut found, &mut workspace);
             for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-                assert!(expected.holds(*found), "{}: output {i} is {found}, expected {expected:?}", what());
+                assert!(expected.holds(*found), "{what:?}, {variant:?}: output {i} is {found}, expected {expected:?}");
             }
-            for arena in program.arenas() {
-                let stays = |(value, zero): (&f32, bool)| !zero || *value == 0.0;
-                let zeros = zeros(&places, arena.len());
-                assert!(arena.iter().zip(zeros).all(stays), "{}: a border is written to", what());
+            for arena in workspace.arenas() {
+                let stays = |(value, zero): (&f32, &bool)| !zero || *value == 0.0;
+                assert!(arena.iter().zip(&zeros).all(stays), "{what:?}, {variant:?}: a border is written to");
             }
         }
     }
