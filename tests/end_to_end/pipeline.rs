@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use sr2_bench::{OnnxRuntime, OnnxSession, Places, Runner};
 use sr2_formats::csr_file;
-use sr2_infer::{Isa, Model, Options, WeightPolicy};
+use sr2_infer::{Isa, Options, WeightPolicy};
 use sr2_models::{Model, checkpoint, csr, onnx, reference};
 use sr2_train::candle_executor::{CandleExecutor, DeviceKind};
 use sr2_train::data::EvaluationBatches;
@@ -124,7 +124,8 @@ fn zeros_are_one_pattern() {
     let layers: Vec<_> = prunable.map(|p| (model.parameter(&p.name).len(), model.parameter(&p.name).nnz())).collect();
     for path in [&csr_path, &srz_path, &onnx_path] {
         for weights in [WeightPolicy::Auto, WeightPolicy::Sparse, WeightPolicy::Dense] {
-            let engine = Model::load(path).unwrap().plan(&Options { weights, ..Options::default() }).unwrap();
+            let engine =
+                sr2_infer::Model::load(path).unwrap().plan(&Options { weights, ..Options::default() }).unwrap();
             let planned = engine.plan().iter().filter(|layer| layer.weights > 0).map(|l| (l.weights, l.nnz));
             assert_eq!(planned.collect::<Vec<_>>(), layers, "{weights:?} from {}", path.display());
         }
@@ -183,7 +184,7 @@ fn every_way_to_compute_the_network_agrees() {
 }
 
 fn engine_logits(model: &Path, options: &Options, images: &[f32]) -> Vec<f32> {
-    let engine = Model::load(model).unwrap().plan(options).unwrap();
+    let engine = sr2_infer::Model::load(model).unwrap().plan(options).unwrap();
     let mut scratch = engine.scratch().unwrap();
     let mut logits = vec![f32::NAN; IMAGES * 10];
     let size = images.len() / IMAGES;
