@@ -10,6 +10,7 @@ use sr2_train::executor::ExecutorError;
 use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
 use sr2_train::penalty::Penalty;
 use sr2_train::pruning::PruningPlan;
+use sr2_train::share::Share;
 use sr2_train::sr2::Sr2;
 
 const MEASUREMENTS: usize = 100;
@@ -53,7 +54,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut x = vec![0.0; UNKNOWNS];
     let settings = Settings {
-        penalty: Penalty::L1,
+        regulariser: Penalty::L1.into(),
+        share: Share::Global,
         plan: PruningPlan::constant(0.02),
         direction: Direction::Momentum { beta: 0.0 },
         control: StepControl::Sr2(Sr2::paper()),

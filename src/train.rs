@@ -11,8 +11,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use sr2_train::candle_executor::DeviceKind;
 use sr2_train::data::DatasetKind;
+use sr2_train::group::Group;
 use sr2_train::penalty::Penalty;
 use sr2_train::progress::Progress;
+use sr2_train::regulariser::Bounds;
+use sr2_train::share::Share;
 use sr2_train::{Config, ExecutorKind, Method, Outcome, Summary, TrainError};
 
 use crate::Format;
@@ -35,8 +38,8 @@ pub struct Arguments {
     config: Option<PathBuf>,
     /// Go on with an interrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = [
-        "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "penalty", "lambda", "sparsity",
-        "debias", "keep", "momentum", "seed", "device", "executor", "threads", "runs", "name",
+        "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "penalty", "group",
+        "bounds", "scale", "lambda", "sparsity", "share", "debias", "keep", "momentum", "seed", "device", "executor", "threads", "runs", "name",
     ])]
     resume: Option<PathBuf>,
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
@@ -61,15 +64,27 @@ pub struct Arguments {
     /// [default: sr2]
     #[arg(long, value_parser = by_name::<Method>)]
     method: Option<Method>,
-    /// l0 or l1 [default: l0]
+    /// l0, l1, l1/2, l2/3 or l0-ball (with --sparsity: h counts nothing, the prox projects) [default: l0]
     #[arg(long, value_parser = by_name::<Penalty>)]
     penalty: Option<Penalty>,
+    /// Let l0 or l1 act on groups: kernel, input-channel, output-channel, 1x4 or 16x1 blocks [default: single weights]
+    #[arg(long, value_parser = by_name::<Group>)]
+    group: Option<Group>,
+    /// Interval around 0 that the pruned weights stay in, under l0 and l1
+    #[arg(long = "box", value_name = "LOW,HIGH", value_parser = interval, allow_hyphen_values = true)]
+    bounds: Option<Bounds>,
     /// Weight of the penalty: more is sparser
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
-    /// Fraction of the weights to make zero, instead of --lambda: exactly under l0, at least under l1
+    /// Factor on --lambda in layers whose name matches; may be given more than once
+    #[arg(long, value_name = "PATTERN=X", value_parser = scale)]
+    scale: Vec<(String, f64)>,
+    /// Fraction of the weights to make zero, instead of --lambda: to the weight, or to the last whole group
     #[arg(long, value_name = "X", conflicts_with = "lambda")]
     sparsity: Option<f64>,
+    /// How --sparsity is shared among layers: global (largest weights), uniform, or lamp (largest LAMP scores)
+    #[arg(long, value_parser = by_name::<Share>)]
+    share: Option<Share>,
     /// Fraction of the steps, at the end, in which zeros stay and the loss alone counts [default: 0.25]
     #[arg(long, value_name = "X")]
     debias: Option<f64>,
@@ -158,6 +173,10 @@ impl Arguments {
         set(&mut config.device, &self.device);
         set(&mut config.executor, &self.executor);
         set(&mut config.runs, &self.runs);
+        set(&mut config.share, &self.share);
+        config.group = self.group.or(config.group);
+        config.bounds = self.bounds.or(config.bounds);
+        config.scale.extend(self.scale.iter().cloned());
         config.from = self.from.clone().or(config.from);
         config.data = self.data.clone().or(config.data);
         if self.lambda.is_some() || self.sparsity.is_some() {
@@ -174,4 +193,16 @@ impl Arguments {
 /// A setting by the name it has in a configuration file.
 fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, NameError> {
     T::deserialize(name.into_deserializer())
+}
+
+/// `LOW,HIGH`.
+fn interval(text: &str) -> Result<Bounds, String> {
+    let ends = text.split_once(',').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    ends.map(|(low, high)| Bounds(low, high)).ok_or_else(|| "expected LOW,HIGH, such as -0.5,0.5".into())
+}
+
+/// `PATTERN=X`.
+fn scale(text: &str) -> Result<(String, f64), String> {
+    let parts = text.rsplit_once('=').and_then(|(pattern, factor)| Some((pattern.to_string(), factor.parse().ok()?)));
+    parts.ok_or_else(|| "expected PATTERN=X, such as layer3.*=0.5".into())
 }

@@ -50,12 +50,34 @@ fn configurations_that_cannot_be_used() {
     refuse(train(&["--network", "resnet21"]), 2, &["\"resnet21\"", "did you mean \"resnet20\"?"]);
     refuse(train(&["--batch-size", "0"]), 2, &["batch_size is 0, expected"]);
     refuse(train(&["--lambda", "NaN"]), 2, &["lambda is NaN, expected"]);
+    refuse(train(&["--lambda=-1"]), 2, &["lambda is -1, expected"]);
+    refuse(train(&["--sparsity", "1"]), 2, &["sparsity is 1, expected"]);
+    refuse(
+        train(&["--penalty", "l1/2", "--group", "kernel"]),
+        2,
+        &["group is set with penalty l1/2, expected l0 or l1"],
+    );
+    refuse(train(&["--box=0.1,1"]), 2, &["box is [0.1, 1], expected an interval around 0"]);
+    refuse(train(&["--keep", "layer9.*"]), 2, &["keep is \"layer9.*\", expected a layer's name"]);
+    refuse(train(&["--scale", "layer9.*=2"]), 2, &["scale is \"layer9.*\", expected a layer's name"]);
+    refuse(train(&["--scale", "fc.weight=-2"]), 2, &["scale is -2 for \"fc.weight\", expected a number above 0"]);
     refuse(train(&["--name", "a/b"]), 2, &["name is \"a/b\", expected"]);
     refuse(train(&["--device", "cuda"]), 2, &["device is cuda", "feature `cuda`"]);
     let mut tier = train(&["--network", "resnet8"]);
     tier.env("SR2_ISA", "avx1024");
     refuse(tier, 2, &["\"avx1024\"", "scalar"]);
     assert!(!folder.path().join("runs").exists(), "no run folder is made for what cannot be trained");
+}
+
+#[test]
+fn a_diverging_run_stops_at_once_and_keeps_its_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("wild.toml"), "method = \"sgd\"\nsigma_floor = 0.001\nnetwork = \"resnet8\"\n")
+        .unwrap();
+    let few = few_images();
+    let data = few.to_str().unwrap();
+    let arguments = ["train", "--config", "wild.toml", "--data", data, "--batch-size", "16", "--epochs", "50"];
+    refuse(sr2(folder.path(), &arguments), 5, &["training diverged: loss is", "at step", "the last checkpoint is"]);
 }
 
 #[cfg(unix)]

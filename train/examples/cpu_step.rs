@@ -19,7 +19,8 @@ use sr2_train::executor::{Batch, Executor, ExecutorError, Support};
 use sr2_train::layout::ParameterLayout;
 use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
 use sr2_train::penalty::Penalty;
-use sr2_train::pruning::{PenalisedLayer, PruningPlan, Target};
+use sr2_train::pruning::{PruningPlan, Target};
+use sr2_train::share::{PenalisedLayer, Share};
 use sr2_train::sr2::Sr2;
 use sr2_train::tape::{PhaseTimes, TapeExecutor};
 
@@ -162,14 +163,15 @@ fn measure(
     let prunable: Vec<_> = ranges.collect();
     let left = prunable.iter().cloned().flatten().filter(|i| parameters[*i] != 0.0).count();
     let settings = Settings {
-        penalty: Penalty::L0,
+        regulariser: Penalty::L0.into(),
+        share: Share::Global,
         plan: PruningPlan { target: Target::Weights { left, ramp_until: 0 }, ..PruningPlan::constant(0.0) },
         direction: Direction::Momentum { beta: 0.9 },
         // Steps so short that nearly all zeros stay where they are.
         control: StepControl::Sr2(Sr2 { sigma_start: 1e3, ..Sr2::paper() }),
         relaxed: false,
     };
-    let penalised = prunable.iter().map(|range| PenalisedLayer { range: range.clone(), least: 0 }).collect();
+    let penalised = prunable.iter().map(|range| PenalisedLayer::plain(range.clone())).collect();
     let mut sr2 = Optimizer::new(settings, Layers { penalised, prunable });
 
     let mut running = Running::new(engine, graph, options)?;

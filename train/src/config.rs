@@ -1,15 +1,23 @@
 //! What a training run is told: one TOML file, or the defaults, under the flags of the command line.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sr2_formats::Error;
-use sr2_kernels::{Isa, IsaError};
+use sr2_kernels::IsaError;
 use sr2_models::zoo;
 
 use crate::candle_executor::DeviceKind;
 use crate::data::DatasetKind;
+use crate::group::Group;
 use crate::penalty::Penalty;
+use crate::regulariser::Bounds;
+use crate::share::Share;
+
+mod resolve;
+#[cfg(test)]
+mod tests;
 
 /// Everything that decides a run. Optional fields are filled in by [`Config::resolve`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,10 +44,17 @@ pub struct Config {
     pub method: Method,
     /// What makes the weights sparse.
     pub penalty: Penalty,
+    /// Groups of weights that the penalty acts on, under l0 and l1; single weights without.
+    pub group: Option<Group>,
+    /// Interval `[low, high]` around 0 that the penalised weights stay in, under l0 and l1.
+    #[serde(rename = "box")]
+    pub bounds: Option<Bounds>,
     /// Weight of the penalty; the default depends on it. Either this or `sparsity`.
     pub lambda: Option<f64>,
-    /// Fraction of the prunable weights to make zero: exactly under l0, at least under l1.
+    /// Fraction of the prunable weights to make zero, exactly; with groups to the last whole group.
     pub sparsity: Option<f64>,
+    /// How what `sparsity` leaves is shared among the layers.
+    pub share: Share,
     /// Fraction of the steps, at the end, in which zeros stay zeros and only the loss is minimised. The default is 0.25;
     /// 0 for methods without it.
     pub debias: Option<f64>,
@@ -64,6 +79,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Threads that prepare batches.
     pub workers: usize,
+    /// Factors on the weight of the penalty, by patterns of layers' names; those of all that match multiply.
+    pub scale: BTreeMap<String, f64>,
 }
 
 /// How to step.
@@ -109,8 +126,11 @@ impl Default for Config {
             batch_size: 128,
             method: Method::Sr2,
             penalty: Penalty::L0,
+            group: None,
+            bounds: None,
             lambda: None,
             sparsity: None,
+            share: Share::Global,
             debias: None,
             dense_gradient_every: 1,
             keep: None,
@@ -122,6 +142,7 @@ impl Default for Config {
             executor: ExecutorKind::Auto,
             threads: None,
             workers: 1,
+            scale: BTreeMap::new(),
         }
     }
 }
@@ -203,62 +224,6 @@ impl Config {
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration is plain data")
     }
-
-    /// Checks every setting and fills in the optional ones, but for `name` and `data`.
-    ///
-    /// # Errors
-    /// The first setting that is out of range, or that this program or CPU does not have.
-    pub fn resolve(mut self) -> Result<Self, ConfigError> {
-        self.resolve_pruning()?;
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = *self.threads.get_or_insert_with(cores);
-        zoo::build(&self.network, self.dataset.classes())?;
-        if let Some(name) = &self.name {
-            let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
-            check(plain, "name", format!("{name:?}"), "one folder name")?;
-        }
-        check((1..=1_000_000).contains(&self.epochs), "epochs", self.epochs, "1 to 1000000")?;
-        check((2..=65_536).contains(&self.batch_size), "batch_size", self.batch_size, "2 to 65536")?;
-        check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
-        check((1e-3..=1e3).contains(&self.sigma_floor), "sigma_floor", self.sigma_floor, "0.001 to 1000")?;
-        check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
-        let device = self.device == DeviceKind::Cpu || cfg!(feature = "cuda");
-        check(device, "device", "cuda", "cpu; cuda needs a program built with the feature `cuda`")?;
-        let tape_on_cuda = self.executor == ExecutorKind::Tape && self.device == DeviceKind::Cuda;
-        check(!tape_on_cuda, "executor", "tape", "candle or auto with device cuda")?;
-        check((1..=1024).contains(&threads), "threads", threads, "1 to 1024")?;
-        check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
-        Isa::from_env()?;
-        Ok(self)
-    }
-
-    /// Checks and fills in how much is pruned, and when.
-    fn resolve_pruning(&mut self) -> Result<(), ConfigError> {
-        let published = matches!(self.method, Method::Sr2Paper | Method::Sgd);
-        let debias = *self.debias.get_or_insert(if published { 0.0 } else { 0.25 });
-        check((0.0..=0.9).contains(&debias), "debias", debias, "a fraction from 0 to 0.9")?;
-        let every = self.dense_gradient_every;
-        check((1..=1000).contains(&every), "dense_gradient_every", every, "1 to 1000")?;
-        if self.method == Method::Sgd {
-            let found = self.sparsity.or(self.lambda).unwrap_or(0.0);
-            return check(found == 0.0, "method", "sgd with a sparsity or lambda", "a method that prunes");
-        }
-        if self.method == Method::Magnitude {
-            check(self.penalty == Penalty::L0, "penalty", "l1", "l0 with method magnitude")?;
-        }
-        let Some(sparsity) = self.sparsity else {
-            let lambda = *self.lambda.get_or_insert(default_lambda(self.penalty));
-            return check(lambda.is_finite() && lambda >= 0.0, "lambda", lambda, "a finite number from 0");
-        };
-        check((0.0..1.0).contains(&sparsity), "sparsity", sparsity, "a fraction from 0 to below 1")?;
-        check(self.method != Method::Sr2Paper, "sparsity", sparsity, "lambda with method sr2-paper")?;
-        check(self.lambda.is_none(), "sparsity", sparsity, "either sparsity or lambda, not both")
-    }
-}
-
-fn check(ok: bool, key: &'static str, found: impl ToString, expected: impl ToString) -> Result<(), ConfigError> {
-    let error = || ConfigError::Value { key, found: found.to_string(), expected: expected.to_string() };
-    if ok { Ok(()) } else { Err(error()) }
 }
 
 /// Refuses a path that is not UTF-8, which neither TOML nor JSON can hold.
@@ -266,78 +231,5 @@ pub(crate) fn check_path(key: &'static str, path: &Path) -> Result<(), ConfigErr
     match path.to_str() {
         Some(_) => Ok(()),
         None => Err(ConfigError::Value { key, found: path.display().to_string(), expected: "a path in UTF-8".into() }),
-    }
-}
-
-/// A weight of the penalty that prunes a small residual network in a few epochs: under l0 to about 90 % zeros
-/// (`examples/configs/resnet20-short.toml`), under l1, whose zeros come back as the steps get short, to about half.
-fn default_lambda(penalty: Penalty) -> f64 {
-    match penalty {
-        Penalty::L0 => 2e-3,
-        Penalty::L1 => 1e-3,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Config, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::read(&path)
-    }
-
-    #[test]
-    fn a_resolved_configuration_reads_back_equal() {
-        let config = Config { lambda: Some(0.1 + 0.2), ..Config::default() }.resolve().unwrap();
-        assert!(config.threads.is_some());
-        assert_eq!(read(&config.to_toml()).unwrap(), config);
-    }
-
-    #[test]
-    fn a_misspelt_key_gets_a_suggestion() {
-        let error = read("epochs = 3\nlamda = 1e-3\n").unwrap_err().to_string();
-        assert!(error.ends_with("run.toml: unknown key \"lamda\"; did you mean \"lambda\"?"), "{error}");
-    }
-
-    #[test]
-    fn wrong_types_and_broken_text_are_named_with_their_line() {
-        let error = read("epochs = 3\nmomentum = \"much\"\n").unwrap_err().to_string();
-        assert!(error.contains("run.toml:2: invalid type: string \"much\""), "{error}");
-        assert!(read("epochs = 3\n= 4\n").unwrap_err().to_string().contains("run.toml:2: "));
-    }
-
-    #[test]
-    fn values_out_of_range_are_named() {
-        type Change = fn(&mut Config);
-        let cases: [(Change, &str); 13] = [
-            (|c| c.sparsity = Some(1.0), "sparsity is 1, expected a fraction from 0 to below 1"),
-            (
-                |c| (c.sparsity, c.lambda) = (Some(0.9), Some(1e-3)),
-                "sparsity is 0.9, expected either sparsity or lambda",
-            ),
-            (|c| c.debias = Some(1.0), "debias is 1, expected a fraction from 0 to 0.9"),
-            (
-                |c| (c.method, c.penalty) = (Method::Magnitude, Penalty::L1),
-                "penalty is l1, expected l0 with method mag",
-            ),
-            (|c| (c.method, c.lambda) = (Method::Sgd, Some(1.0)), "method is sgd with a sparsity or lambda, expected"),
-            (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
-            (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),
-            (|c| c.epochs = 0, "epochs is 0, expected 1 to 1000000"),
-            (|c| c.batch_size = 1, "batch_size is 1, expected 2 to 65536"),
-            (|c| c.sigma_floor = 0.0, "sigma_floor is 0, expected 0.001 to 1000"),
-            (|c| c.threads = Some(0), "threads is 0, expected 1 to 1024"),
-            (|c| c.name = Some("a/b".into()), "name is \"a/b\", expected one folder name"),
-            (|c| c.network = "resnet21".into(), "no network is named \"resnet21\"; did you mean"),
-        ];
-        for (change, expected) in cases {
-            let mut config = Config::default();
-            change(&mut config);
-            let error = config.resolve().unwrap_err().to_string();
-            assert!(error.starts_with(expected), "{error}");
-        }
     }
 }

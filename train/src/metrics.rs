@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::executor::BatchLoss;
 use crate::layout::Segment;
 use crate::optimizer::StepReport;
-use crate::sr2::Verdict;
+use crate::sr2::{Bound, Verdict};
 
 /// Sums over the steps of an epoch so far; part of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct EpochTotals {
     images: u64,
     correct: u64,
     loss: f64,
+    at_least_sigma: u64,
+    at_greatest_sigma: u64,
 }
 
 impl EpochTotals {
@@ -26,6 +28,18 @@ impl EpochTotals {
         self.images += images as u64;
         self.correct += batch.correct as u64;
         self.loss += batch.loss;
+        self.at_least_sigma += u64::from(report.at_bound == Some(Bound::Least));
+        self.at_greatest_sigma += u64::from(report.at_bound == Some(Bound::Greatest));
+    }
+
+    /// The bound at which sigma stood in every step.
+    pub fn stuck_at(&self) -> Option<Bound> {
+        match self.steps {
+            0 => None,
+            steps if self.at_least_sigma == steps => Some(Bound::Least),
+            steps if self.at_greatest_sigma == steps => Some(Bound::Greatest),
+            _ => None,
+        }
     }
 
     /// Mean loss of the steps; 0 before the first.

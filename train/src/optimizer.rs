@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::direction::Direction;
 use crate::executor::{ExecutorError, Support};
 use crate::penalty::Penalty;
-use crate::pruning::{PenalisedLayer, Pressure, PruningPlan, lambdas_for};
+use crate::pruning::{Pressure, PruningPlan};
+use crate::regulariser::Regulariser;
 use crate::schedule::Schedule;
-use crate::sr2::{Sr2, Verdict};
-use crate::trial::{Metric, ProximalModel, Trial, gradient_step};
+use crate::share::{PenalisedLayer, Share, lambdas_for, largest_to_go};
+use crate::sr2::{Bound, Sr2, Verdict};
+use crate::trial::{Metric, Penalised, ProximalModel, Trial};
 
 #[cfg(test)]
 mod tests;
@@ -28,9 +30,11 @@ pub trait Objective {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The penalty `h`.
-    pub penalty: Penalty,
+    pub regulariser: Regulariser,
     /// When it acts, and how strongly.
     pub plan: PruningPlan,
+    /// How a number of weights to leave is shared among the layers.
+    pub share: Share,
     /// What the step follows, and in which metric.
     pub direction: Direction,
     /// How long the step is, and whether it is taken.
@@ -50,7 +54,7 @@ pub enum StepControl {
 }
 
 /// The layers that an [`Optimizer`] prunes, and those in which it keeps zeros on a frozen support.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Layers {
     /// Under the penalty, ascending in the flat vectors.
     pub penalised: Vec<PenalisedLayer>,
@@ -99,6 +103,8 @@ pub struct StepReport {
     pub stationarity: f64,
     /// What the test said.
     pub verdict: Verdict,
+    /// The bound at which an adapted sigma stood, if any.
+    pub at_bound: Option<Bound>,
 }
 
 /// Why no step could be made.
@@ -130,13 +136,23 @@ pub struct Optimizer {
     direction: Vec<f32>,
     diagonal: Vec<f32>,
     trial: Vec<f32>,
-    importance: Vec<f64>,
+    critical: Vec<f64>,
+    guarded: Vec<usize>,
 }
 
 impl Layers {
     /// One layer, which a target may empty.
     pub fn one(range: Range<usize>) -> Self {
-        Self { penalised: vec![PenalisedLayer { range: range.clone(), least: 0 }], prunable: vec![range] }
+        Self { penalised: vec![PenalisedLayer::plain(range.clone())], prunable: vec![range] }
+    }
+
+    /// The penalised layers with the weight of the penalty in each.
+    fn with(&self, lambdas: Vec<f64>) -> Vec<Penalised> {
+        let act = |(layer, lambda): (&PenalisedLayer, f64)| {
+            let PenalisedLayer { range, groups, .. } = layer.clone();
+            Penalised { range, lambda, groups }
+        };
+        self.penalised.iter().zip(lambdas).map(act).collect()
     }
 
     /// Number of penalised weights.
@@ -145,8 +161,7 @@ impl Layers {
     }
 }
 
-/// First weight of a penalty that is steered towards a number of weights. Only l0, which leaves survivors as they are,
-/// can be made to meet a number in each step: one that shrinks would shrink them by the same means every time.
+/// First weight of a penalty that is steered towards a number of weights.
 const STEERING_START: f64 = 1e-4;
 /// Change of the logarithm of a steered weight of the penalty a step, over the sparsity that is missing.
 const STEERING_GAIN: f64 = 1.0;
@@ -164,8 +179,8 @@ impl Optimizer {
 
     /// An optimizer that goes on from a saved state.
     pub fn resume(settings: Settings, layers: Layers, state: State, averages: Averages) -> Self {
-        let (gradient, direction, diagonal, trial, importance) = Default::default();
-        Self { settings, layers, state, averages, gradient, direction, diagonal, trial, importance }
+        let (gradient, direction, diagonal, trial, critical, guarded) = Default::default();
+        Self { settings, layers, state, averages, gradient, direction, diagonal, trial, critical, guarded }
     }
 
     /// The state to save.
@@ -181,6 +196,12 @@ impl Optimizer {
     /// The layers.
     pub fn layers(&self) -> &Layers {
         &self.layers
+    }
+
+    /// Penalised layers in which the last step used a smaller lambda than it was told, since they would have fallen under
+    /// their least number of weights.
+    pub fn guarded(&self) -> &[usize] {
+        &self.guarded
     }
 
     /// The sigma that the next step uses.
@@ -205,32 +226,28 @@ impl Optimizer {
         for buffer in [&mut self.gradient, &mut self.trial] {
             buffer.resize(parameters.len(), 0.0);
         }
+        self.enter_box(parameters);
         self.trim(parameters);
         let loss = objective.gradient(parameters, &mut self.gradient)?;
         self.finite("loss", loss)?;
         self.set_direction(parameters);
 
         let sigma = self.sigma();
-        let metric = Metric { sigma, diagonal: &self.diagonal };
-        let (penalised, importance) = (&self.layers.penalised, &mut self.importance);
         let pressure = self.settings.plan.pressure(self.state.step, self.layers.weights());
-        let lambdas = match pressure {
-            Pressure::None => vec![0.0; penalised.len()],
-            Pressure::Lambda(lambda) => vec![lambda; penalised.len()],
-            Pressure::Weights(left) if self.settings.penalty == Penalty::L0 => {
-                measure_importance(penalised, parameters, &self.direction, metric, importance);
-                lambdas_for(left, penalised, importance)
-            }
-            Pressure::Weights(_) => vec![self.state.lambda; penalised.len()],
-        };
-        let ranges = self.layers.penalised.iter().map(|layer| layer.range.clone());
-        let penalised: Vec<_> = ranges.zip(lambdas.iter().copied()).collect();
-        let model = ProximalModel { penalty: self.settings.penalty, penalised: &penalised, metric };
-        let trial = model.propose(parameters, &self.gradient, &self.direction, &mut self.trial);
+        let (regulariser, lambdas) = self.lambdas(pressure, parameters, sigma);
+        let lambda = lambdas.iter().copied().fold(0.0, f64::max);
+        let trial = self.propose(regulariser, lambdas, parameters, sigma);
         self.finite("gradient", trial.direction_slope + trial.gradient_slope)?;
         let decrease = trial.model_decrease();
-        assert!(decrease >= -2.0 * trial.rounding, "the proximal step increases its model: {trial:?}, sigma {sigma}");
+        assert!(
+            decrease >= -2.0 * trial.rounding || regulariser.penalty == Penalty::L0Ball,
+            "the proximal step increases its model: {trial:?}, sigma {sigma}"
+        );
 
+        let at_bound = match &self.settings.control {
+            StepControl::Sr2(sr2) => sr2.bound_at(self.state.step, sigma),
+            StepControl::Schedule(_) => None,
+        };
         let (xi, rho, verdict) = self.judge(loss, &trial, objective)?;
         if let Pressure::Weights(left) = pressure {
             let surplus = trial.nonzero as f64 - left as f64;
@@ -242,23 +259,96 @@ impl Optimizer {
             xi,
             rho,
             sigma,
-            lambda: lambdas.into_iter().fold(0.0, f64::max),
+            lambda,
             stationarity: (sigma * decrease.max(0.0)).sqrt(),
             verdict,
+            at_bound,
         })
     }
 
-    /// Where the support freezes with more weights than the target leaves, as a steered penalty may, cuts the smallest.
-    fn trim(&mut self, parameters: &mut [f32]) {
-        let Some(left) = self.settings.plan.target_at_freeze(self.state.step) else { return };
-        let layers = &self.layers.penalised;
-        let unit = Metric { sigma: 1.0, diagonal: &[] };
-        measure_importance(layers, parameters, &vec![0.0; parameters.len()], unit, &mut self.importance);
-        for (layer, lambda) in layers.iter().zip(lambdas_for(left, layers, &mut self.importance)) {
-            for x in &mut parameters[layer.range.clone()] {
-                *x = Penalty::L0.prox(f64::from(*x), lambda, 1.0) as f32;
+    /// What acts in this step: the penalty, and its weight in each layer.
+    ///
+    /// Only a penalty that spares survivors can meet a number of weights in each step: one that shrinks would shrink them
+    /// by as much every time, so it is steered towards the number, and in the last step before the support freezes
+    /// replaced by the projection.
+    fn lambdas(&mut self, pressure: Pressure, x: &[f32], sigma: f64) -> (Regulariser, Vec<f64>) {
+        let Self { settings, layers, state, direction, diagonal, critical, .. } = self;
+        let Settings { regulariser, plan, share, .. } = settings;
+        let metric = Metric { sigma, diagonal };
+        let spares = regulariser.penalty.spares_survivors();
+        let scaled = |lambda: f64| layers.penalised.iter().map(|layer| lambda * layer.scale).collect();
+        match pressure {
+            Pressure::None => (*regulariser, scaled(0.0)),
+            Pressure::Lambda(lambda) => (*regulariser, scaled(lambda)),
+            Pressure::Weights(left) if spares || plan.ends_after(state.step) => {
+                let penalty = if spares { regulariser.penalty } else { Penalty::L0Ball };
+                let counting = Regulariser { penalty, ..*regulariser };
+                critical.clear();
+                for layer in &layers.penalised {
+                    let place = (layer.range.clone(), layer.groups);
+                    counting.critical_lambdas(place, x, direction, metric, critical);
+                }
+                (counting, lambdas_for(left, &layers.penalised, *share, critical))
+            }
+            Pressure::Weights(_) => (*regulariser, scaled(state.lambda)),
+        }
+    }
+
+    /// The trial point, in which no layer falls under its least number of weights.
+    fn propose(&mut self, regulariser: Regulariser, lambdas: Vec<f64>, x: &[f32], sigma: f64) -> Trial {
+        let Self { layers, gradient, direction, diagonal, trial, critical, guarded, .. } = self;
+        let metric = Metric { sigma, diagonal };
+        let mut penalised = layers.with(lambdas);
+        let sums = ProximalModel { regulariser, penalised: &penalised, metric }.propose(x, gradient, direction, trial);
+        guarded.clear();
+        for (k, (layer, acting)) in layers.penalised.iter().zip(&mut penalised).enumerate() {
+            let left = trial[layer.range.clone()].iter().filter(|w| **w != 0.0).count();
+            // A number of weights is shared so that every layer has its least; only ties take more.
+            if left < layer.least && acting.lambda > 0.0 {
+                critical.clear();
+                regulariser.critical_lambdas((layer.range.clone(), layer.groups), x, direction, metric, critical);
+                let lambda = largest_to_go(layer.least, critical);
+                if lambda < acting.lambda {
+                    acting.lambda = lambda;
+                    guarded.push(k);
+                }
             }
         }
+        if guarded.is_empty() {
+            return sums;
+        }
+        ProximalModel { regulariser, penalised: &penalised, metric }.propose(x, gradient, direction, trial)
+    }
+
+    /// Puts the penalised weights into their box before the first step; no step leaves it.
+    fn enter_box(&self, parameters: &mut [f32]) {
+        let Some(bounds) = self.settings.regulariser.bounds.filter(|_| self.state.step == 0) else { return };
+        for layer in &self.layers.penalised {
+            parameters[layer.range.clone()].iter_mut().for_each(|x| *x = bounds.clip(f64::from(*x)) as f32);
+        }
+    }
+
+    /// Cuts the smallest weights where the support freezes with more than the target leaves, since the last step was
+    /// rejected.
+    fn trim(&mut self, parameters: &mut Vec<f32>) {
+        let Some(left) = self.settings.plan.target_at_freeze(self.state.step) else { return };
+        let kept = |layer: &PenalisedLayer| parameters[layer.range.clone()].iter().filter(|w| **w != 0.0).count();
+        if self.layers.penalised.iter().map(kept).sum::<usize>() <= left {
+            return;
+        }
+        let regulariser = Regulariser { penalty: Penalty::L0Ball, ..self.settings.regulariser };
+        let metric = Metric { sigma: 1.0, diagonal: &[] };
+        let still = vec![0.0; parameters.len()];
+        self.critical.clear();
+        for layer in &self.layers.penalised {
+            let place = (layer.range.clone(), layer.groups);
+            regulariser.critical_lambdas(place, parameters, &still, metric, &mut self.critical);
+        }
+        let lambdas = lambdas_for(left, &self.layers.penalised, self.settings.share, &mut self.critical);
+        let penalised = self.layers.with(lambdas);
+        let model = ProximalModel { regulariser, penalised: &penalised, metric };
+        model.propose(parameters, &still, &still, &mut self.trial);
+        std::mem::swap(parameters, &mut self.trial);
     }
 
     /// The new direction into a buffer of its own: the momentum only follows if the step is taken.
@@ -311,20 +401,4 @@ impl Optimizer {
     fn finite(&self, what: &'static str, value: f64) -> Result<(), StepError> {
         if value.is_finite() { Ok(()) } else { Err(StepError::NotFinite { what, value, step: self.state.step }) }
     }
-}
-
-/// `d z^2` of each penalised weight at the point `z` to which the prox is applied.
-fn measure_importance(
-    layers: &[PenalisedLayer],
-    x: &[f32],
-    direction: &[f32],
-    metric: Metric,
-    importance: &mut Vec<f64>,
-) {
-    importance.clear();
-    importance.extend(layers.iter().flat_map(|layer| layer.range.clone()).map(|i| {
-        let d = metric.at(i);
-        let z = gradient_step(x[i], direction[i], d);
-        d * z * z
-    }));
 }

@@ -1,7 +1,5 @@
 //! When a run prunes, how much, and which layers: from a dense start over a ramp to a frozen support.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 use crate::executor::Support;
@@ -102,72 +100,8 @@ fn ramp(step: u64, from: u64, until: u64, weights: usize, left: usize) -> usize 
     weights - removed.round() as usize
 }
 
-/// A layer under the penalty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PenalisedLayer {
-    /// Its weights in the flat vectors.
-    pub range: Range<usize>,
-    /// Weights that a target leaves in any case, so that no layer dies.
-    pub least: usize,
-}
-
-/// The weight of the penalty in each layer with which the prox leaves exactly `left` weights: under l0 in the metric `d`
-/// a weight stays if `d z^2 > 2 lambda`, so lambda is half the largest `d z^2` that is to go. Layers that would fall
-/// under their least number get a smaller lambda of their own, at the cost of the others. Equal values around the
-/// limit go together, so with ties fewer stay.
-///
-/// `importance` holds `d z^2` of all weights of `layers`, one layer after the other; it is reordered within each layer.
-///
-/// # Panics
-/// If the least numbers add up to more than `left`, or a least number exceeds its layer.
-pub fn lambdas_for(left: usize, layers: &[PenalisedLayer], importance: &mut [f64]) -> Vec<f64> {
-    let sizes: Vec<usize> = layers.iter().map(|l| l.range.len()).collect();
-    assert_eq!(importance.len(), sizes.iter().sum::<usize>());
-    assert!(layers.iter().map(|l| l.least).sum::<usize>() <= left, "{left} weights are less than the layers' least");
-    let mut own: Vec<Option<f64>> = vec![None; layers.len()];
-    loop {
-        let pinned: usize = layers.iter().zip(&own).filter(|(_, own)| own.is_some()).map(|(l, _)| l.least).sum();
-        let mut free: Vec<f64> = Vec::new();
-        for (part, own) in split(importance, &sizes).zip(&own) {
-            if own.is_none() {
-                free.extend_from_slice(part);
-            }
-        }
-        let common = half_of_the_largest_to_go(left - pinned, &mut free);
-        let mut changed = false;
-        for ((layer, part), own) in layers.iter().zip(split(importance, &sizes)).zip(&mut own) {
-            if own.is_none() && part.iter().filter(|value| **value > 2.0 * common).count() < layer.least {
-                *own = Some(half_of_the_largest_to_go(layer.least, part));
-                changed = true;
-            }
-        }
-        if !changed {
-            return own.into_iter().map(|own| own.unwrap_or(common)).collect();
-        }
-    }
-}
-
-fn split<'a>(mut values: &'a mut [f64], sizes: &'a [usize]) -> impl Iterator<Item = &'a mut [f64]> {
-    sizes.iter().map(move |size| {
-        let (part, rest) = std::mem::take(&mut values).split_at_mut(*size);
-        values = rest;
-        part
-    })
-}
-
-/// Half of the `left + 1`-th largest value; 0 if there are not more than `left`.
-fn half_of_the_largest_to_go(left: usize, values: &mut [f64]) -> f64 {
-    if left >= values.len() {
-        return 0.0;
-    }
-    let (_, largest_to_go, _) = values.select_nth_unstable_by(left, |a, b| b.total_cmp(a));
-    0.5 * *largest_to_go
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn plan(target: Target) -> PruningPlan {
@@ -203,37 +137,5 @@ mod tests {
             [29, 30, 31, 32, 33, 80].map(|step| plan.skips_zeros(step)),
             [true, false, true, true, false, false]
         );
-    }
-
-    proptest! {
-        /// Sorting all weights is the reference: exactly `left` survive, every layer keeps its least, and no weight that
-        /// goes is worth more than one that stays beyond its layer's least.
-        #[test]
-        fn exactly_as_many_weights_stay(
-            layers in prop::collection::vec((prop::collection::vec(1e-9..1.0f64, 1..60), 0.0..0.4f64, 1e-3..1.0f64), 1..6),
-            fraction in 0.0..1.0f64,
-        ) {
-            let mut values = Vec::new();
-            let mut penalised = Vec::new();
-            for (weights, least, scale) in &layers {
-                let start = values.len();
-                values.extend(weights.iter().map(|w| w * scale));
-                penalised.push(PenalisedLayer { range: start..values.len(), least: (least * weights.len() as f64) as usize });
-            }
-            prop_assume!({ let mut sorted = values.clone(); sorted.sort_by(f64::total_cmp); sorted.dedup(); sorted.len() == values.len() });
-            let least: usize = penalised.iter().map(|l| l.least).sum();
-            let left = least + (fraction * (values.len() - least) as f64) as usize;
-            let lambdas = lambdas_for(left, &penalised, &mut values.clone());
-            let stays = |layer: &PenalisedLayer, lambda: f64| {
-                values[layer.range.clone()].iter().filter(|v| **v > 2.0 * lambda).count()
-            };
-            let counts: Vec<usize> = penalised.iter().zip(&lambdas).map(|(l, lambda)| stays(l, *lambda)).collect();
-            prop_assert_eq!(counts.iter().sum::<usize>(), left);
-            let common = lambdas.iter().copied().fold(0.0, f64::max);
-            for ((layer, lambda), count) in penalised.iter().zip(&lambdas).zip(counts) {
-                prop_assert!(count >= layer.least);
-                prop_assert!(*lambda == common || count == layer.least);
-            }
-        }
     }
 }

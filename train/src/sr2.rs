@@ -63,6 +63,15 @@ pub enum Verdict {
     Unjudged,
 }
 
+/// A bound on sigma, at which the step control has no say any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The least sigma: steps may be too short.
+    Least,
+    /// The greatest: hardly any step is taken.
+    Greatest,
+}
+
 /// Least predicted decrease worth judging, in units of the loss's rounding.
 const RESOLUTION: f64 = 8.0 * f32::EPSILON as f64;
 
@@ -103,6 +112,16 @@ impl Sr2 {
     pub fn sigma(&self, state: &State) -> f64 {
         let floor = self.floor.map_or(0.0, |f| f.sigma(state.step));
         state.sigma.max(floor).min(self.sigma_max)
+    }
+
+    /// The bound that the sigma used at `step` stood at. A floor is no bound: its schedule means it to be reached.
+    pub fn bound_at(&self, step: u64, sigma: f64) -> Option<Bound> {
+        let above_floor = self.floor.is_none_or(|floor| floor.sigma(step) < sigma);
+        match sigma {
+            _ if sigma >= self.sigma_max && above_floor => Some(Bound::Greatest),
+            _ if sigma <= self.sigma_min && self.floor.is_none() => Some(Bound::Least),
+            _ => None,
+        }
     }
 
     /// The acceptance test: predicted decrease, rho and verdict. Loss differences below `RESOLUTION` times the loss are

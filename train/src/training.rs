@@ -20,7 +20,7 @@ use crate::metrics::{Census, EpochRecord, EpochTotals, Record, StepRecord};
 use crate::observer::{Observer, SoFar};
 use crate::optimizer::{Averages, Objective, Optimizer, StepError, StepReport};
 use crate::run_folder::RunFolder;
-use crate::sr2::Verdict;
+use crate::sr2::{Bound, Verdict};
 use crate::summary::Summary;
 use crate::train_error::TrainError;
 
@@ -191,6 +191,7 @@ impl Session {
             observer.on_note(&format!("kept dense: {} (--keep PATTERN to choose)", kept.join(", ")));
         }
         let mut empty = self.census().empty_layers();
+        let mut guarded = Vec::new();
         self.clock = EpochClock::start();
         while self.position.epoch < self.config.epochs {
             if stop.load(Ordering::Relaxed) {
@@ -199,6 +200,7 @@ impl Session {
                 return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
             }
             let (report, batch) = self.step()?;
+            self.warn_of_guarded_layers(&mut guarded, observer);
             let census = self.census();
             warn_of_new_empty_layers(&mut empty, &census, observer);
             self.report_step(&report, batch, census.sparsity(), observer)?;
@@ -275,6 +277,20 @@ impl Session {
         Ok(())
     }
 
+    /// Says once of each layer that a lambda would have emptied it.
+    fn warn_of_guarded_layers(&self, known: &mut Vec<usize>, observer: &mut dyn Observer) {
+        for layer in self.optimizer.guarded().iter().filter(|layer| !known.contains(layer)).copied().collect::<Vec<_>>()
+        {
+            known.push(layer);
+            let layer = &self.optimizer.layers().penalised[layer];
+            let name = setup::name_at(self.executor.layout(), &layer.range);
+            let least = layer.least;
+            observer.on_warning(&format!(
+                "lambda is too large for layer {name}, which would have been emptied; it keeps its {least} largest weights"
+            ));
+        }
+    }
+
     /// Validates, logs and saves; `self.position` is at the start of the next epoch.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let images_per_s = self.clock.images_per_s();
@@ -295,6 +311,14 @@ impl Session {
             images_per_s,
         };
         observer.on_epoch(&record);
+        if let Some(bound) = totals.stuck_at() {
+            let (bound, meaning) = match bound {
+                Bound::Least => ("least", "steps may be too short"),
+                Bound::Greatest => ("greatest", "hardly any step is taken"),
+            };
+            let sigma = record.sigma;
+            observer.on_warning(&format!("sigma stood at its {bound} value, {sigma}, for the whole epoch: {meaning}"));
+        }
         self.run.log(&Record::Epoch(record))?;
         let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
         if self.best.is_none_or(|best| candidate.beats(&best)) {

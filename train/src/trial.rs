@@ -4,20 +4,45 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::penalty::Penalty;
+use crate::group::Grouping;
+use crate::regulariser::Regulariser;
 
 /// Weights that one task moves.
 const PIECE: usize = 1 << 15;
+/// Largest relative error of rounding to f32.
+const HALF_ULP: f64 = f32::EPSILON as f64 / 2.0;
 
 /// What is minimised around the current point: the penalty on which coordinates, and in which metric.
 #[derive(Debug, Clone, Copy)]
 pub struct ProximalModel<'a> {
-    /// The penalty `h`.
-    pub penalty: Penalty,
-    /// The layers under the penalty, ascending in the flat vectors, with its weight in each; the rest is outside `h`.
-    pub penalised: &'a [(Range<usize>, f64)],
+    /// The penalty `h` of a layer.
+    pub regulariser: Regulariser,
+    /// The layers under the penalty, ascending in the flat vectors; the rest is outside `h`.
+    pub penalised: &'a [Penalised],
     /// The metric `d`.
     pub metric: Metric<'a>,
+}
+
+/// A layer under the penalty in one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Penalised {
+    /// Its weights in the flat vectors.
+    pub range: Range<usize>,
+    /// Weight of the penalty.
+    pub lambda: f64,
+    /// The groups that the penalty acts on; single weights without.
+    pub groups: Option<Grouping>,
+}
+
+/// What the prox of a piece is.
+#[derive(Clone, Copy)]
+enum Prox<'a> {
+    /// The identity, outside `h`.
+    Free,
+    /// Of single weights, with this `lambda`.
+    Single(f64),
+    /// Of groups, with the pull of each weight of the piece.
+    Groups(&'a [f64]),
 }
 
 /// The metric of a proximal step: `d_i = sigma` or `sigma D_i`.
@@ -93,45 +118,70 @@ impl ProximalModel<'_> {
     pub fn propose(&self, x: &[f32], gradient: &[f32], direction: &[f32], trial: &mut [f32]) -> Trial {
         let lengths = [gradient.len(), direction.len(), trial.len()];
         assert_eq!(lengths, [x.len(); 3], "gradient, direction and trial for {} parameters", x.len());
+        let pulls: Vec<Vec<f64>> = self.penalised.iter().map(|layer| self.pulls(layer, x, direction)).collect();
+        let mut ranges = Vec::new();
+        let mut free = 0;
+        for (layer, pulls) in self.penalised.iter().zip(&pulls) {
+            let prox = if layer.groups.is_some() { Prox::Groups(pulls) } else { Prox::Single(layer.lambda) };
+            ranges.extend([(free..layer.range.start, Prox::Free), (layer.range.clone(), prox)]);
+            free = layer.range.end;
+        }
+        ranges.push((free..x.len(), Prox::Free));
         let mut pieces = Vec::new();
-        let mut rest = trial;
-        let mut cut = |range: Range<usize>, lambda: Option<f64>| {
+        let mut rest = &mut *trial;
+        for (range, prox) in ranges {
             for start in range.clone().step_by(PIECE) {
                 let piece = start..range.end.min(start + PIECE);
                 let to = rest.split_off_mut(..piece.len()).expect("the ranges are those of the vectors");
-                pieces.push((piece, lambda, to));
+                let prox = match prox {
+                    Prox::Groups(pulls) => Prox::Groups(&pulls[start - range.start..][..piece.len()]),
+                    other => other,
+                };
+                pieces.push((piece, prox, to));
             }
-        };
-        let mut free = 0;
-        for (range, lambda) in self.penalised {
-            cut(free..range.start, None);
-            cut(range.clone(), Some(*lambda));
-            free = range.end;
         }
-        cut(free..x.len(), None);
         let move_piece =
-            |(range, lambda, to): (Range<usize>, _, _)| self.move_range(range, lambda, x, gradient, direction, to);
+            |(range, prox, to): (Range<usize>, _, _)| self.move_range(range, prox, x, gradient, direction, to);
         let sums: Vec<Trial> = pieces.into_par_iter().map(move_piece).collect();
-        sums.into_iter().fold(Trial::default(), Trial::plus)
+        let sum = sums.into_iter().fold(Trial::default(), Trial::plus);
+        self.penalised.iter().filter(|layer| layer.groups.is_some()).fold(sum, |sum, layer| {
+            sum.plus(self.penalty_of_groups(layer, &x[layer.range.clone()], &trial[layer.range.clone()]))
+        })
+    }
+
+    fn pulls(&self, layer: &Penalised, x: &[f32], direction: &[f32]) -> Vec<f64> {
+        let Some(groups) = layer.groups else { return Vec::new() };
+        self.regulariser.pulls(groups, layer.range.clone(), layer.lambda, x, direction, self.metric)
+    }
+
+    /// What the groups of a layer add to the sums.
+    fn penalty_of_groups(&self, layer: &Penalised, x: &[f32], trial: &[f32]) -> Trial {
+        let [before, after] = [x, trial].map(|weights| layer.lambda * self.regulariser.value(weights, layer.groups));
+        Trial { penalty_decrease: before - after, rounding: HALF_ULP * after, ..Trial::default() }
     }
 
     /// The part of [`ProximalModel::propose`] at `range`, whose trial point goes to `to`.
     fn move_range(
         &self,
         range: Range<usize>,
-        lambda: Option<f64>,
+        prox: Prox,
         x: &[f32],
         gradient: &[f32],
         direction: &[f32],
         to: &mut [f32],
     ) -> Trial {
         let mut sums = Trial::default();
-        let half_ulp = f64::from(f32::EPSILON) / 2.0;
+        let penalty = self.regulariser.penalty;
         let mut penalty_sum = 0.0;
-        for (i, to) in range.zip(to) {
+        for (k, (i, to)) in range.zip(to).enumerate() {
             let d = self.metric.at(i);
             let z = gradient_step(x[i], direction[i], d);
-            let exact = lambda.map_or(z, |lambda| self.penalty.prox(z, lambda, d));
+            let exact = match prox {
+                Prox::Free => z,
+                Prox::Single(lambda) => self.regulariser.prox(z, lambda, d),
+                Prox::Groups(pulls) if pulls[k] == f64::INFINITY => 0.0,
+                Prox::Groups(pulls) => z / (1.0 + pulls[k] / d),
+            };
             let moved = exact as f32;
             *to = moved;
             let v = f64::from(direction[i]);
@@ -139,22 +189,32 @@ impl ProximalModel<'_> {
             sums.direction_slope += v * s;
             sums.gradient_slope += f64::from(gradient[i]) * s;
             sums.squared_step += d * s * s;
-            sums.rounding +=
-                (half_ulp * exact.abs() + f64::from(f32::MIN_POSITIVE)) * (v.abs() + lambda.unwrap_or(0.0));
-            if lambda.is_some() {
+            let tiny = f64::from(f32::MIN_POSITIVE);
+            sums.rounding += (HALF_ULP * exact.abs() + tiny) * v.abs();
+            if !matches!(prox, Prox::Free) {
                 sums.nonzero += usize::from(moved != 0.0);
-                penalty_sum += self.penalty.value(x[i]) - self.penalty.value(moved);
+            }
+            if let Prox::Single(lambda) = prox {
+                let value = penalty.value(f64::from(moved));
+                penalty_sum += penalty.value(f64::from(x[i])) - value;
+                sums.rounding += lambda * (HALF_ULP * value + tiny);
             }
         }
-        sums.penalty_decrease = lambda.unwrap_or(0.0) * penalty_sum;
+        if let Prox::Single(lambda) = prox {
+            sums.penalty_decrease = lambda * penalty_sum;
+        }
         sums
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::group::Group;
+    use crate::penalty::Penalty;
+    use crate::regulariser::Bounds;
 
     const UNIT: Metric = Metric { sigma: 1.0, diagonal: &[] };
 
@@ -163,43 +223,83 @@ mod tests {
         prop::collection::vec((weight, -2.0..2.0f32), 1..40)
     }
 
+    const PENALTIES: [Penalty; 4] = [Penalty::L0, Penalty::L1, Penalty::LHalf, Penalty::LTwoThirds];
+
+    fn layer(range: Range<usize>, lambda: f64) -> Penalised {
+        Penalised { range, lambda, groups: None }
+    }
+
+    /// That `xi >= s'ds/2` up to the stated rounding, on coordinates whose direction is the gradient.
+    fn check_decrease(model: &ProximalModel, x: &[f32], v: &[f32]) -> Result<(), TestCaseError> {
+        let trial = model.propose(x, v, v, &mut vec![0.0; x.len()]);
+        let bound = trial.squared_step / 2.0;
+        let slack = 2.0 * trial.rounding + 1e-12 * bound;
+        prop_assert!(trial.model_decrease() >= bound - slack, "{trial:?} {bound} {slack}");
+        prop_assert!(slack <= 1e-5 * (1.0 + bound), "the bound says something: {slack}");
+        Ok(())
+    }
+
     proptest! {
-        /// xi >= s'ds/2 up to the stated rounding, for both penalties, scalar and diagonal metrics, sigma from tiny to huge.
+        /// Every penalty, scalar and diagonal metrics, with and without a box that holds the point, sigma from tiny to huge.
         #[test]
         fn step_is_no_worse_than_none(
-            point in point(), l1: bool, diagonal: bool,
+            point in point(), penalty in prop::sample::select(&PENALTIES[..]), diagonal: bool, boxed: bool,
             lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
         ) {
             let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
-            let penalty = if l1 { Penalty::L1 } else { Penalty::L0 };
-            let penalised = [(0..x.len() / 2, lambda), (x.len() / 2 + 1..x.len(), lambda / 3.0)];
+            let bounds = (boxed && matches!(penalty, Penalty::L0 | Penalty::L1)).then_some(Bounds(-1.0, 1.0));
+            let penalised = [layer(0..x.len() / 2, lambda), layer(x.len() / 2 + 1..x.len(), lambda / 3.0)];
             let diagonal: Vec<f32> = if diagonal { v.iter().map(|v| v.abs() + 0.1).collect() } else { Vec::new() };
             let metric = Metric { sigma: 10f64.powf(exponent), diagonal: &diagonal };
-            let model = ProximalModel { penalty, penalised: &penalised, metric };
-            let mut moved = vec![0.0; x.len()];
-            let trial = model.propose(&x, &v, &v, &mut moved);
-            let bound = trial.squared_step / 2.0;
-            let slack = 2.0 * trial.rounding + 1e-12 * bound;
-            prop_assert!(trial.model_decrease() >= bound - slack, "{trial:?} {bound} {slack}");
-            prop_assert!(slack <= 1e-5 * (1.0 + bound), "the bound says something: {slack}");
+            let regulariser = Regulariser { penalty, bounds };
+            check_decrease(&ProximalModel { regulariser, penalised: &penalised, metric }, &x, &v)?;
         }
+
+        #[test]
+        fn step_of_groups_is_no_worse_than_none(
+            point in prop::collection::vec((-1.0..1.0f32, -2.0..2.0f32), 24..25), l1: bool, diagonal: bool,
+            group in prop::sample::select(&[Group::Kernel, Group::InputChannel, Group::Block1x4][..]),
+            lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
+        ) {
+            let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
+            let penalised = [Penalised { range: 3..23, lambda, groups: Some(Grouping::new(group, [2, 5, 2])) }];
+            let diagonal: Vec<f32> = if diagonal { v.iter().map(|v| v.abs() + 0.1).collect() } else { Vec::new() };
+            let metric = Metric { sigma: 10f64.powf(exponent), diagonal: &diagonal };
+            let regulariser = Regulariser::from(if l1 { Penalty::L1 } else { Penalty::L0 });
+            check_decrease(&ProximalModel { regulariser, penalised: &penalised, metric }, &x, &v)?;
+        }
+    }
+
+    fn l0<'a>(penalised: &'a [Penalised]) -> ProximalModel<'a> {
+        ProximalModel { regulariser: Penalty::L0.into(), penalised, metric: UNIT }
     }
 
     #[test]
     fn only_prunable_ranges_are_pruned() {
-        let model = ProximalModel { penalty: Penalty::L0, penalised: &[(1..2, 1.0), (3..4, 1.0)], metric: UNIT };
         let x = [0.5f32; 5];
         let mut moved = [9.0f32; 5];
-        let trial = model.propose(&x, &[0.0; 5], &[0.0; 5], &mut moved);
+        let trial = l0(&[layer(1..2, 1.0), layer(3..4, 1.0)]).propose(&x, &[0.0; 5], &[0.0; 5], &mut moved);
         assert_eq!(moved, [0.5, 0.0, 0.5, 0.0, 0.5]);
         assert_eq!(trial.penalty_decrease, 2.0);
         assert_eq!(trial.squared_step, 0.5);
     }
 
     #[test]
+    fn a_group_goes_as_one_and_its_zeros_are_exact() {
+        let groups = Some(Grouping::new(Group::Kernel, [2, 1, 2]));
+        let x = [0.5, -0.4, -0.5, 0.8, -0.1];
+        let mut moved = [9.0f32; 5];
+        let penalised = [Penalised { range: 0..4, lambda: 0.15, groups }];
+        let trial = l0(&penalised).propose(&x, &[0.0; 5], &[0.0; 5], &mut moved);
+        // Squares add up to 0.41 and 0.89; a pair goes up to 2 * 2 * 0.15.
+        assert_eq!(moved.map(f32::to_bits), [0.0, 0.0, -0.5, 0.8, -0.1].map(f32::to_bits));
+        assert_eq!((trial.nonzero, trial.penalty_decrease), (2, 0.15 * 2.0));
+    }
+
+    #[test]
     fn a_nan_gradient_shows_in_the_sums() {
-        let model = ProximalModel { penalty: Penalty::L0, penalised: &[(0..1, 1.0), (1..2, 1.0)], metric: UNIT };
-        let trial = model.propose(&[0.5; 2], &[f32::NAN, 0.0], &[f32::NAN, 0.0], &mut [0.0; 2]);
+        let penalised = [layer(0..1, 1.0), layer(1..2, 1.0)];
+        let trial = l0(&penalised).propose(&[0.5; 2], &[f32::NAN, 0.0], &[f32::NAN, 0.0], &mut [0.0; 2]);
         assert!(trial.model_decrease().is_nan());
     }
 }

@@ -1,7 +1,9 @@
 use serde::Deserialize;
 
 use super::*;
+use crate::group::{Group, Grouping};
 use crate::pruning::Target;
+use crate::regulariser::Bounds;
 use crate::schedule::Floor;
 
 /// `1/(2 rows) |A x - b|^2 + ridge/2 |x|^2`, in f64 inside.
@@ -54,7 +56,9 @@ const SOLVED: f64 = 5e-4;
 /// SR2 that prunes with one lambda from the first step on and never freezes.
 fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
     let plan = PruningPlan::constant(lambda);
-    Settings { penalty, plan, direction: Direction::Momentum { beta }, control: StepControl::Sr2(sr2), relaxed: false }
+    let direction = Direction::Momentum { beta };
+    let control = StepControl::Sr2(sr2);
+    Settings { regulariser: penalty.into(), plan, share: Share::Global, direction, control, relaxed: false }
 }
 
 fn solve(settings: Settings, steps: usize) -> (Vec<f32>, LeastSquares) {
@@ -240,7 +244,7 @@ const LEFT: usize = 17;
 fn towards(penalty: Penalty, direction: Direction, control: StepControl, relaxed: bool, regrowth: bool) -> Settings {
     let target = Target::Weights { left: LEFT, ramp_until: 60 };
     let plan = PruningPlan { target, from: 10, frozen_from: 80, dense_every: 1, steps: 100, regrowth };
-    Settings { penalty, plan, direction, control, relaxed }
+    Settings { regulariser: penalty.into(), plan, share: Share::Global, direction, control, relaxed }
 }
 
 /// Runs 100 steps towards distinct values; returns the number of non-zero weights after each, and the last point.
@@ -284,11 +288,69 @@ fn every_method_ends_with_exactly_the_weights_asked_for() {
 }
 
 #[test]
-fn a_penalty_that_shrinks_is_steered_to_the_target_and_cut_to_it_at_the_end() {
-    let settings = towards(Penalty::L1, Direction::Momentum { beta: 0.9 }, one_cycle(), false, true);
-    let (counts, _) = counts(settings);
-    assert!(counts[79] < WEIGHTS / 2, "{}", counts[79]);
-    assert!(counts[80..].iter().all(|count| *count == counts[80] && *count <= LEFT), "{counts:?}");
+fn every_penalty_ends_with_exactly_the_weights_asked_for() {
+    let momentum = Direction::Momentum { beta: 0.9 };
+    for penalty in [Penalty::L1, Penalty::LHalf, Penalty::LTwoThirds, Penalty::L0Ball] {
+        for share in [Share::Global, Share::Uniform, Share::Lamp] {
+            let settings = Settings { share, ..towards(penalty, momentum, one_cycle(), false, true) };
+            let (counts, _) = counts(settings);
+            assert!(counts[78] < WEIGHTS / 2, "{penalty:?} is steered there: {counts:?}");
+            assert_eq!(counts[79..], [LEFT; 21], "{penalty:?}");
+        }
+    }
+}
+
+#[test]
+fn groups_end_with_whole_groups() {
+    let settings = towards(Penalty::L0, Direction::Momentum { beta: 0.9 }, one_cycle(), false, true);
+    for (penalty, group) in [(Penalty::L0, Group::OutputChannel), (Penalty::L1, Group::Block1x4)] {
+        let grouping = Grouping::new(group, [WEIGHTS / 5, 5, 1]);
+        let layer = PenalisedLayer { groups: Some(grouping), ..PenalisedLayer::plain(0..WEIGHTS) };
+        let layers = Layers { penalised: vec![layer], ..Layers::one(0..WEIGHTS) };
+        let mut objective = Towards((0..WEIGHTS).map(|i| 0.01 * (i as f32 * 1.7).sin() + 0.02).collect());
+        let mut optimizer = Optimizer::new(Settings { regulariser: penalty.into(), ..settings.clone() }, layers);
+        let mut x = vec![0.5; WEIGHTS];
+        for _ in 0..100 {
+            optimizer.step(&mut x, &mut objective).unwrap();
+        }
+        let mut left = 0;
+        grouping.for_each(|places| {
+            let nonzero = places.iter().filter(|i| x[**i] != 0.0).count();
+            assert!([0, places.len()].contains(&nonzero), "{penalty:?}: {nonzero} of {places:?}");
+            left += nonzero;
+        });
+        assert!((LEFT + 1 - grouping.size()..=LEFT).contains(&left), "{penalty:?}: {left}");
+    }
+}
+
+#[test]
+fn a_lambda_that_would_empty_a_layer_leaves_its_least() {
+    for penalty in [Penalty::L0, Penalty::L1, Penalty::LHalf, Penalty::LTwoThirds] {
+        let plan = PruningPlan::constant(100.0);
+        let settings = Settings { plan, ..towards(penalty, Direction::Adam, one_cycle(), false, true) };
+        let layer = |range, least| PenalisedLayer { least, ..PenalisedLayer::plain(range) };
+        let layers = Layers { penalised: vec![layer(0..10, 3), layer(10..20, 0)], prunable: Vec::new() };
+        let mut optimizer = Optimizer::new(settings, layers);
+        let mut x: Vec<f32> = (1..=20).map(|i| 0.01 * i as f32).collect();
+        for _ in 0..3 {
+            let report = optimizer.step(&mut x, &mut Towards(vec![0.1; 20])).unwrap();
+            let left = [&x[..10], &x[10..]].map(|layer| layer.iter().filter(|w| **w != 0.0).count());
+            assert_eq!((left, optimizer.guarded()), ([3, 0], &[0][..]), "{penalty:?}");
+            assert!(report.xi.is_finite());
+        }
+    }
+}
+
+#[test]
+fn no_weight_leaves_its_box() {
+    for penalty in [Penalty::L0, Penalty::L1] {
+        let bounds = Some(Bounds(-0.02, 0.01));
+        let settings = towards(penalty, Direction::Momentum { beta: 0.9 }, one_cycle(), false, true);
+        let (counts, x) = counts(Settings { regulariser: Regulariser { penalty, bounds }, ..settings });
+        assert_eq!(counts[99], LEFT);
+        assert!(x[..WEIGHTS].iter().all(|x| (-0.02..=0.01).contains(x)), "{x:?}");
+        assert!(x[WEIGHTS] > 0.01, "outside the layer there is no box");
+    }
 }
 
 #[test]

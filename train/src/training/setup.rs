@@ -1,15 +1,21 @@
 //! From a configuration to what runs it.
 
+use std::ops::Range;
+
 use sr2_models::{Graph, Op};
+use wildmatch::WildMatch;
 
 use crate::candle_executor::{CandleExecutor, DeviceKind};
 use crate::config::{Config, ConfigError, ExecutorKind, Method};
 use crate::direction::Direction;
 use crate::executor::{Executor, ExecutorError};
+use crate::group::Grouping;
 use crate::layout::{ParameterLayout, Segment};
 use crate::optimizer::{Layers, Settings, StepControl};
-use crate::pruning::{PenalisedLayer, PruningPlan, Target};
+use crate::pruning::{PruningPlan, Target};
+use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
+use crate::share::PenalisedLayer;
 use crate::sr2::Sr2;
 use crate::tape::TapeExecutor;
 
@@ -17,7 +23,7 @@ use crate::tape::TapeExecutor;
 const DENSE_START: f64 = 0.15;
 /// Fraction of the steps after which the target is reached, unless the support freezes earlier.
 const RAMP_END: f64 = 0.74;
-/// Fraction of each layer's weights that a target leaves in any case.
+/// Fraction of each layer's weights that are left in any case.
 const LEAST_DENSITY: f64 = 0.01;
 /// ProxGEN's learning rate (arXiv 2007.07484, section 5).
 const PROX_GEN_RATE: f64 = 1e-3;
@@ -46,35 +52,57 @@ pub(super) fn check(config: &Config, graph: &Graph) -> Result<(), ConfigError> {
 /// The layers to prune.
 ///
 /// # Errors
-/// A pattern of `keep` that matches no layer.
+/// A pattern of `keep` or `scale` that matches no layer.
 pub(super) fn layers(config: &Config, graph: &Graph, layout: &ParameterLayout) -> Result<Layers, ConfigError> {
     let prunable: Vec<&Segment> = layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).collect();
-    let kept = kept(config, &prunable)?;
-    let penalised = prunable.iter().filter(|s| !kept.contains(&s.spec.name.as_str()));
-    let penalised = penalised.map(|s| PenalisedLayer { range: s.range.clone(), least: least(graph, s) }).collect();
+    let names: Vec<&str> = prunable.iter().map(|s| s.spec.name.as_str()).collect();
+    let kept = kept(config, &names)?;
+    for pattern in config.scale.keys() {
+        matching("scale", pattern, &names)?;
+    }
+    let layer = |segment: &&Segment| {
+        let groups = config.group.map(|group| Grouping::new(group, outputs_inputs_taps(&segment.spec.shape)));
+        let scales = config.scale.iter().filter(|(pattern, _)| WildMatch::new(pattern).matches(&segment.spec.name));
+        PenalisedLayer {
+            range: segment.range.clone(),
+            least: if config.method == Method::Sr2Paper { 0 } else { least(graph, segment, groups) },
+            scale: scales.map(|(_, scale)| scale).product(),
+            groups,
+        }
+    };
+    let penalised = prunable.iter().filter(|s| !kept.contains(&s.spec.name.as_str())).map(layer).collect();
     Ok(Layers { penalised, prunable: prunable.iter().map(|s| s.range.clone()).collect() })
+}
+
+/// Outputs, inputs and taps of a weight `[outputs, inputs, ...]`.
+fn outputs_inputs_taps(shape: &[usize]) -> [usize; 3] {
+    [shape[0], shape[1], shape[2..].iter().product()]
 }
 
 /// Names of the layers that stay dense: those that match a pattern of `keep`, by default the first and the last, which
 /// have few weights and lose much.
-fn kept<'a>(config: &Config, prunable: &[&'a Segment]) -> Result<Vec<&'a str>, ConfigError> {
-    let names: Vec<&str> = prunable.iter().map(|s| s.spec.name.as_str()).collect();
+fn kept<'a>(config: &Config, names: &[&'a str]) -> Result<Vec<&'a str>, ConfigError> {
     let Some(patterns) = &config.keep else {
         let default = config.method != Method::Sr2Paper && names.len() > 2;
         return Ok(if default { vec![names[0], names[names.len() - 1]] } else { Vec::new() });
     };
-    for pattern in patterns {
-        if !names.iter().any(|name| wildmatch::WildMatch::new(pattern).matches(name)) {
-            let nearest = names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, pattern));
-            return Err(ConfigError::Value {
-                key: "keep",
-                found: format!("{pattern:?}"),
-                expected: format!("a layer's name such as {:?}, * for any text", nearest.expect("a layer to prune")),
-            });
-        }
+    let matches: Vec<Vec<&str>> =
+        patterns.iter().map(|pattern| matching("keep", pattern, names)).collect::<Result<_, _>>()?;
+    Ok(matches.concat())
+}
+
+/// The names that match a pattern, at least one.
+fn matching<'a>(key: &'static str, pattern: &str, names: &[&'a str]) -> Result<Vec<&'a str>, ConfigError> {
+    let matches: Vec<&str> = names.iter().filter(|name| WildMatch::new(pattern).matches(name)).copied().collect();
+    if !matches.is_empty() {
+        return Ok(matches);
     }
-    let matches = |name: &str| patterns.iter().any(|p| wildmatch::WildMatch::new(p).matches(name));
-    Ok(names.into_iter().filter(|name| matches(name)).collect())
+    let nearest = names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, pattern));
+    Err(ConfigError::Value {
+        key,
+        found: format!("{pattern:?}"),
+        expected: format!("a layer's name such as {:?}, * for any text", nearest.expect("a layer to prune")),
+    })
 }
 
 /// Names of the prunable layers that are not under the penalty.
@@ -83,14 +111,23 @@ pub(super) fn kept_dense<'a>(layout: &'a ParameterLayout, layers: &Layers) -> Ve
     layout.trainable().iter().filter(kept).map(|s| s.spec.name.as_str()).collect()
 }
 
-/// Least number of weights that a target leaves in a layer: one in a hundred, and one an output in a linear layer.
-fn least(graph: &Graph, segment: &Segment) -> usize {
+/// Name of the parameter at `range`.
+pub(super) fn name_at<'a>(layout: &'a ParameterLayout, range: &Range<usize>) -> &'a str {
+    let segment = layout.trainable().iter().find(|s| s.range == *range);
+    &segment.expect("a layer is a parameter").spec.name
+}
+
+/// Least number of weights that are left in a layer: one in a hundred, and one an output in a linear layer, in whole
+/// groups.
+fn least(graph: &Graph, segment: &Segment, groups: Option<Grouping>) -> usize {
     let weights = segment.range.len();
     let outputs = graph.nodes().iter().find_map(|node| match &node.op {
         Op::Gemm(gemm) if gemm.weight == segment.spec.name => Some(gemm.out_features),
         _ => None,
     });
-    ((LEAST_DENSITY * weights as f64).ceil() as usize).max(outputs.unwrap_or(1)).min(weights)
+    let size = groups.map_or(1, |groups| groups.size());
+    let least = ((LEAST_DENSITY * weights as f64).ceil() as usize).max(outputs.unwrap_or(1));
+    least.next_multiple_of(size).min(weights)
 }
 
 /// What the optimizer is told for a run of `steps` steps.
@@ -120,7 +157,9 @@ pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<S
         Method::Magnitude | Method::Sgd => (momentum, one_cycle),
     };
     let plan = plan(config, layers, steps)?;
-    Ok(Settings { penalty: config.penalty, plan, direction, control, relaxed: config.method == Method::ProxSgd })
+    let regulariser = Regulariser { penalty: config.penalty, bounds: config.bounds };
+    let relaxed = config.method == Method::ProxSgd;
+    Ok(Settings { regulariser, plan, share: config.share, direction, control, relaxed })
 }
 
 fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, ConfigError> {

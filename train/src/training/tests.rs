@@ -163,8 +163,9 @@ fn layers_are_kept_by_pattern() {
         }
     };
     let nonzero = |config: &Config| -> Vec<usize> { finish(fresh(config)).layers.iter().map(|l| l.nonzero).collect() };
-    assert_eq!(nonzero(&keep(&["t*"])), [0, 8 * 54, 0]);
-    assert_eq!(nonzero(&keep(&[])), [0, 0, 0]);
+    // Elsewhere the guard leaves a hundredth, and one weight an output.
+    assert_eq!(nonzero(&keep(&["t*"])), [2, 8 * 54, 10]);
+    assert_eq!(nonzero(&keep(&[])), [2, 5, 10]);
     let config = keep(&["three"]);
     let error = started(&config).err().unwrap();
     assert!(
@@ -172,6 +173,9 @@ fn layers_are_kept_by_pattern() {
         "{error}"
     );
     assert_eq!(error.exit_code(), 2);
+    let config = Config { scale: [("tow.*".to_string(), 0.5)].into(), runs: folder.path().join("scale"), ..config };
+    let error = started(&Config { keep: None, ..config }).err().unwrap().to_string();
+    assert!(error.starts_with("scale is \"tow.*\", expected a layer's name such as \"two.weight\""), "{error}");
 }
 
 #[test]
@@ -355,14 +359,37 @@ impl Observer for Warnings {
 }
 
 #[test]
-fn a_layer_that_loses_its_last_weight_is_named() {
+fn a_lambda_that_would_empty_a_layer_is_said_once() {
     let folder = tempfile::tempdir().unwrap();
-    let session = fresh(&Config { lambda: Some(1e6), epochs: 1, ..config(folder.path()) });
-    let mut warnings = Warnings::default();
-    session.run(&mut warnings, &AtomicBool::new(false)).unwrap();
-    assert!(warnings.0.iter().any(|w| w.starts_with("layer two.weight has lost its last weight")), "{:?}", warnings.0);
-    let metrics = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let warnings = |method, debias| {
+        let runs = folder.path().join(format!("{method:?}"));
+        let config =
+            Config { lambda: Some(1e6), epochs: 1, method, debias: Some(debias), runs, ..config(folder.path()) };
+        let mut warnings = Warnings::default();
+        fresh(&config).run(&mut warnings, &AtomicBool::new(false)).unwrap();
+        warnings.0
+    };
+    let expected =
+        "lambda is too large for layer two.weight, which would have been emptied; it keeps its 5 largest weights";
+    assert_eq!(warnings(Method::Sr2, 0.25), [expected]);
+    // The published rule has no guard.
+    let published = warnings(Method::Sr2Paper, 0.0);
+    assert!(published.iter().any(|w| w.starts_with("layer two.weight has lost its last weight")), "{published:?}");
+    let metrics = std::fs::read_to_string(folder.path().join("Sr2Paper/run/metrics.jsonl")).unwrap();
     assert!(metrics.contains("\"two.weight\""), "{metrics}");
+}
+
+#[test]
+fn a_sigma_at_its_bound_for_an_epoch_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let method = Method::Sr2Paper;
+    let config = Config { lambda: Some(0.0), debias: Some(0.0), epochs: 100, method, ..config(folder.path()) };
+    let mut session = fresh(&config);
+    session.executor = Box::new(Uphill(ParameterLayout::new(&session.graph)));
+    let mut warnings = Warnings::default();
+    session.run(&mut warnings, &AtomicBool::new(false)).unwrap_err();
+    let expected = "sigma stood at its greatest value, 1000, for the whole epoch: hardly any step is taken";
+    assert!(warnings.0.iter().any(|w| w == expected), "{:?}", warnings.0);
 }
 
 #[test]

@@ -1,0 +1,63 @@
+use super::*;
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::read(&path)
+}
+
+#[test]
+fn a_resolved_configuration_reads_back_equal() {
+    let config = Config { lambda: Some(0.1 + 0.2), ..Config::default() }.resolve().unwrap();
+    assert!(config.threads.is_some());
+    assert_eq!(read(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn a_misspelt_key_gets_a_suggestion() {
+    let error = read("epochs = 3\nlamda = 1e-3\n").unwrap_err().to_string();
+    assert!(error.ends_with("run.toml: unknown key \"lamda\"; did you mean \"lambda\"?"), "{error}");
+}
+
+#[test]
+fn wrong_types_and_broken_text_are_named_with_their_line() {
+    let error = read("epochs = 3\nmomentum = \"much\"\n").unwrap_err().to_string();
+    assert!(error.contains("run.toml:2: invalid type: string \"much\""), "{error}");
+    assert!(read("epochs = 3\n= 4\n").unwrap_err().to_string().contains("run.toml:2: "));
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    type Change = fn(&mut Config);
+    let cases: [(Change, &str); 19] = [
+        (|c| c.sparsity = Some(1.0), "sparsity is 1, expected a fraction from 0 to below 1"),
+        (|c| (c.sparsity, c.lambda) = (Some(0.9), Some(1e-3)), "sparsity is 0.9, expected either sparsity or lambda"),
+        (|c| c.debias = Some(1.0), "debias is 1, expected a fraction from 0 to 0.9"),
+        (|c| (c.method, c.penalty) = (Method::Magnitude, Penalty::L1), "penalty is l1, expected l0 with method mag"),
+        (|c| (c.method, c.lambda) = (Method::Sgd, Some(1.0)), "method is sgd with a sparsity or lambda, expected"),
+        (|c| c.lambda = Some(-1e-3), "lambda is -0.001, expected a finite number from 0"),
+        (
+            |c| (c.penalty, c.group) = (Penalty::LHalf, Some(Group::Kernel)),
+            "group is set with penalty l1/2, expected l0",
+        ),
+        (|c| c.bounds = Some(Bounds(0.1, 1.0)), "box is [0.1, 1], expected an interval around 0"),
+        (|c| c.penalty = Penalty::L0Ball, "penalty is l0-ball without sparsity, expected a sparsity"),
+        (|c| c.share = Share::Lamp, "share is set, expected global, unless with a sparsity"),
+        (|c| c.scale = [("fc".to_string(), 0.0)].into(), "scale is 0 for \"fc\", expected a number above 0"),
+        (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
+        (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),
+        (|c| c.epochs = 0, "epochs is 0, expected 1 to 1000000"),
+        (|c| c.batch_size = 1, "batch_size is 1, expected 2 to 65536"),
+        (|c| c.sigma_floor = 0.0, "sigma_floor is 0, expected 0.001 to 1000"),
+        (|c| c.threads = Some(0), "threads is 0, expected 1 to 1024"),
+        (|c| c.name = Some("a/b".into()), "name is \"a/b\", expected one folder name"),
+        (|c| c.network = "resnet21".into(), "no network is named \"resnet21\"; did you mean"),
+    ];
+    for (change, expected) in cases {
+        let mut config = Config::default();
+        change(&mut config);
+        let error = config.resolve().unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
