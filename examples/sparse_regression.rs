@@ -57,9 +57,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         regulariser: Penalty::L1.into(),
         share: Share::Global,
         plan: PruningPlan::constant(0.02),
-        direction: Direction::Momentum { beta: 0.0 },
+        direction: Direction::Momentum { beta: 0.0, nesterov: false },
         control: StepControl::Sr2(Sr2::paper()),
         relaxed: false,
+        weight_decay: 0.0,
+        ema: None,
     };
     let mut sr2 = Optimizer::new(settings, Layers::one(0..UNKNOWNS));
     let mut last = None;

@@ -32,7 +32,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Train(train::Arguments),
+    Train(Box<train::Arguments>),
     Export(export::Arguments),
     Infer(infer::Arguments),
     Bench(bench::Arguments),

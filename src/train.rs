@@ -39,7 +39,8 @@ pub struct Arguments {
     /// Go on with an interrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = [
         "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "penalty", "group",
-        "bounds", "scale", "lambda", "sparsity", "share", "debias", "keep", "momentum", "seed", "device", "executor", "threads", "runs", "name",
+        "bounds", "scale", "lambda", "sparsity", "share", "debias", "keep", "momentum", "nesterov", "test_every", "ema",
+        "teacher", "minutes", "seed", "device", "executor", "threads", "runs", "name",
     ])]
     resume: Option<PathBuf>,
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
@@ -48,6 +49,9 @@ pub struct Arguments {
     /// Weights to start from: safetensors of --network with PyTorch names, a checkpoint, or the user's own CNN as ONNX
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// Trained network that the loss distils, in the forms of --from
+    #[arg(long, value_name = "FILE")]
+    teacher: Option<PathBuf>,
     /// cifar10 or cifar100 [default: cifar10]
     #[arg(long)]
     dataset: Option<DatasetKind>,
@@ -57,11 +61,14 @@ pub struct Arguments {
     /// Passes over the training images
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
+    /// Instead of --epochs: as many as fit in so many minutes here
+    #[arg(long, value_name = "M", conflicts_with = "epochs")]
+    minutes: Option<f64>,
     /// Images a step
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// sr2; for comparison sr2-paper (the published rule), prox-sgd, prox-gen, magnitude (gradual pruning), sgd (dense)
-    /// [default: sr2]
+    /// sr2; for comparison sr2-paper (the published rule), prox-sgd, prox-gen, magnitude (gradual pruning), one-shot, lamp
+    /// (one-shot by LAMP scores), and dense: sgd, adamw [default: sr2]
     #[arg(long, value_parser = by_name::<Method>)]
     method: Option<Method>,
     /// l0, l1, l1/2, l2/3 or l0-ball (with --sparsity: h counts nothing, the prox projects) [default: l0]
@@ -94,6 +101,15 @@ pub struct Arguments {
     /// Weight of the past in the direction, 0 to below 1
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
+    /// Look ahead of the momentum, as Nesterov's does
+    #[arg(long)]
+    nesterov: bool,
+    /// Test every N-th step only, and take the others as they are (method sr2)
+    #[arg(long, value_name = "N")]
+    test_every: Option<u64>,
+    /// End with an exponential average of the weights, its past weighing X, such as 0.99; zeros stay zeros
+    #[arg(long, value_name = "X")]
+    ema: Option<f64>,
     /// Seed of initialisation, order and augmentation
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -173,7 +189,12 @@ impl Arguments {
         set(&mut config.device, &self.device);
         set(&mut config.executor, &self.executor);
         set(&mut config.runs, &self.runs);
-        set(&mut config.share, &self.share);
+        set(&mut config.test_every, &self.test_every);
+        config.nesterov |= self.nesterov;
+        config.share = self.share.or(config.share);
+        config.ema = self.ema.or(config.ema);
+        config.teacher = self.teacher.clone().or(config.teacher);
+        config.minutes = self.minutes.or(config.minutes.filter(|_| self.epochs.is_none()));
         config.group = self.group.or(config.group);
         config.bounds = self.bounds.or(config.bounds);
         config.scale.extend(self.scale.iter().cloned());

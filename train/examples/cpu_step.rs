@@ -166,10 +166,12 @@ fn measure(
         regulariser: Penalty::L0.into(),
         share: Share::Global,
         plan: PruningPlan { target: Target::Weights { left, ramp_until: 0 }, ..PruningPlan::constant(0.0) },
-        direction: Direction::Momentum { beta: 0.9 },
+        direction: Direction::Momentum { beta: 0.9, nesterov: false },
         // Steps so short that nearly all zeros stay where they are.
         control: StepControl::Sr2(Sr2 { sigma_start: 1e3, ..Sr2::paper() }),
         relaxed: false,
+        weight_decay: 0.0,
+        ema: None,
     };
     let penalised = prunable.iter().map(|range| PenalisedLayer::plain(range.clone())).collect();
     let mut sr2 = Optimizer::new(settings, Layers { penalised, prunable });
@@ -271,7 +273,11 @@ fn parameters(layout: &ParameterLayout, sparsity: u32) -> Vec<f32> {
 
 fn batch(graph: &Graph, count: usize) -> Batch {
     let image_len: usize = graph.input_shape().iter().product();
-    Batch { images: (0..count * image_len).map(noise).collect(), labels: (0..count as u32).map(|i| i % 10).collect() }
+    Batch {
+        images: (0..count * image_len).map(noise).collect(),
+        labels: (0..count as u32).map(|i| i % 10).collect(),
+        ..Batch::default()
+    }
 }
 
 /// A value between -1 and 1 that depends only on `index`.

@@ -36,8 +36,12 @@ pub struct Config {
     pub runs: PathBuf,
     /// Name of the run's folder; by default network, dataset and a number.
     pub name: Option<String>,
+    /// File of a trained network that the loss distils, read as `from` is: [`crate::distillation`].
+    pub teacher: Option<PathBuf>,
     /// Passes over the training images.
     pub epochs: u64,
+    /// Instead of `epochs`: as many as fit in so many minutes here, at the speed of a few steps measured first.
+    pub minutes: Option<f64>,
     /// Images a step.
     pub batch_size: usize,
     /// How to step.
@@ -53,8 +57,8 @@ pub struct Config {
     pub lambda: Option<f64>,
     /// Fraction of the prunable weights to make zero, exactly; with groups to the last whole group.
     pub sparsity: Option<f64>,
-    /// How what `sparsity` leaves is shared among the layers.
-    pub share: Share,
+    /// How what `sparsity` leaves is shared among the layers: `global` by default, `lamp` with method `lamp`.
+    pub share: Option<Share>,
     /// Fraction of the steps, at the end, in which zeros stay zeros and only the loss is minimised. The default is 0.25;
     /// 0 for methods without it.
     pub debias: Option<f64>,
@@ -65,8 +69,15 @@ pub struct Config {
     pub keep: Option<Vec<String>>,
     /// Weight of the past in the direction, 0 to below 1.
     pub momentum: f64,
-    /// Lowest point of the floor under sigma: the longest step is its inverse. Methods `sr2`, `magnitude` and `sgd`.
-    pub sigma_floor: f64,
+    /// Whether the step looks ahead of the momentum, as Nesterov's does.
+    pub nesterov: bool,
+    /// Lowest point of the floor under sigma: the longest step is its inverse. 0.5 by default, 300 with `adamw`; methods
+    /// without a floor do not use it.
+    pub sigma_floor: Option<f64>,
+    /// Test every so many-th step only and take the others as they are: fewer forward passes. Method `sr2`.
+    pub test_every: u64,
+    /// End with an exponential average of the weights, this part of which is the past in each step. Zeros stay zeros.
+    pub ema: Option<f64>,
     /// Fraction of the steps over which the steps get longer, before they get shorter. Where `sigma_floor` is used.
     pub warmup: f64,
     /// Seed of initialisation, order and augmentation.
@@ -97,8 +108,16 @@ pub enum Method {
     ProxGen,
     /// Gradual magnitude pruning: momentum SGD on SR2's one-cycle, the smallest weights cut along the ramp, for good.
     Magnitude,
+    /// The smallest weights cut once: at the start of a network from a file, else in the middle of the run; then momentum
+    /// SGD on the frozen support. All on SR2's one-cycle.
+    OneShot,
+    /// `one-shot` with LAMP scores in place of magnitudes (arXiv 2010.07611).
+    Lamp,
     /// Momentum SGD on SR2's one-cycle, dense: what pruning is compared with.
     Sgd,
+    /// AdamW (arXiv 1711.05101) on the one-cycle, weight decay 0.01 on convolution and linear weights, dense.
+    #[serde(rename = "adamw")]
+    AdamW,
 }
 
 /// What computes the network.
@@ -122,7 +141,9 @@ impl Default for Config {
             data: None,
             runs: "runs".into(),
             name: None,
+            teacher: None,
             epochs: 20,
+            minutes: None,
             batch_size: 128,
             method: Method::Sr2,
             penalty: Penalty::L0,
@@ -130,12 +151,15 @@ impl Default for Config {
             bounds: None,
             lambda: None,
             sparsity: None,
-            share: Share::Global,
+            share: None,
             debias: None,
             dense_gradient_every: 1,
             keep: None,
             momentum: 0.9,
-            sigma_floor: 0.5,
+            nesterov: false,
+            sigma_floor: None,
+            test_every: 1,
+            ema: None,
             warmup: 0.3,
             seed: 0,
             device: DeviceKind::Cpu,
@@ -214,6 +238,7 @@ impl Config {
     pub(crate) fn check_paths(&self) -> Result<(), ConfigError> {
         check_path("runs", &self.runs)?;
         self.from.as_deref().map_or(Ok(()), |from| check_path("from", from))?;
+        self.teacher.as_deref().map_or(Ok(()), |teacher| check_path("teacher", teacher))?;
         self.data.as_deref().map_or(Ok(()), |data| check_path("data", data))
     }
 

@@ -12,6 +12,9 @@ pub enum Direction {
     Momentum {
         /// Weight of the past, 0 to below 1.
         beta: f64,
+        /// Whether the direction is `beta m + (1 - beta) g` with `m` the new average, as Nesterov's looks ahead
+        /// (Sutskever et al., ICML 2013; in this form Dozat, ICLR workshop 2016).
+        nesterov: bool,
     },
     /// Adam's moments (0.9, 0.999, 1e-8, both bias-corrected), the metric of ProxGEN (arXiv 2007.07484).
     Adam,
@@ -30,7 +33,7 @@ impl Direction {
     fn weight(self, step: u64, first: bool) -> f64 {
         match self {
             Self::Momentum { .. } if first => 1.0,
-            Self::Momentum { beta } => 1.0 - beta,
+            Self::Momentum { beta, .. } => 1.0 - beta,
             Self::Adam => corrected_weight(0.9, step),
             Self::ProxSgd => 0.9 / (step as f64 + 4.0).sqrt(),
         }
@@ -44,6 +47,19 @@ impl Direction {
             gradient.map(|g| w * g).collect_into_vec(direction);
         } else {
             gradient.zip(last).map(|(g, m)| (1.0 - w) * m + w * g).collect_into_vec(direction);
+        }
+    }
+
+    /// Whether [`Direction::look_ahead`] does anything.
+    pub fn looks_ahead(self) -> bool {
+        matches!(self, Self::Momentum { nesterov: true, .. })
+    }
+
+    /// Turns the new average into the direction of the step.
+    pub fn look_ahead(self, gradient: &[f32], average: &mut [f32]) {
+        if let Self::Momentum { beta, nesterov: true } = self {
+            let beta = beta as f32;
+            average.iter_mut().zip(gradient).for_each(|(m, g)| *m = beta * *m + (1.0 - beta) * g);
         }
     }
 
@@ -104,11 +120,13 @@ mod tests {
     #[test]
     fn momentum_starts_at_the_gradient() {
         let (mut direction, mut metric) = (Vec::new(), Vec::new());
-        let momentum = Direction::Momentum { beta: 0.75 };
+        let momentum = Direction::Momentum { beta: 0.75, nesterov: true };
         momentum.update(0, &[2.0], &[], &mut direction);
         assert_eq!(direction, [2.0]);
         momentum.update(1, &[6.0], &[2.0], &mut direction);
         assert_eq!(direction, [3.0]);
+        momentum.look_ahead(&[6.0], &mut direction);
+        assert_eq!(direction, [0.75 * 3.0 + 0.25 * 6.0]);
         momentum.update_metric(1, &[6.0], &mut Vec::new(), &mut metric);
         assert!(metric.is_empty());
     }

@@ -10,6 +10,8 @@ pub struct Batch {
     pub images: Vec<f32>,
     /// Class of each image.
     pub labels: Vec<u32>,
+    /// Logits of a teacher for each image, or nothing: what the loss distils ([`crate::distillation`]).
+    pub teacher: Vec<f32>,
 }
 
 /// Result of a forward pass over a batch.

@@ -5,6 +5,7 @@ pub mod config;
 pub mod cross_entropy;
 pub mod data;
 pub mod direction;
+pub mod distillation;
 pub mod evaluation;
 pub mod executor;
 pub mod group;

@@ -42,6 +42,11 @@ pub struct Settings {
     /// Whether the point only moves part of the way to the trial point, as in ProxSGD: by `0.06 / (t + 4)^0.5` at step
     /// `t`. A step to the trial point itself ends the pruning and the run, since the mixture has no zeros.
     pub relaxed: bool,
+    /// Decoupled weight decay of the prunable weights (arXiv 1711.05101): after a step they are multiplied by
+    /// `1 - weight_decay / sigma`.
+    pub weight_decay: f64,
+    /// Weight of the past in the average of the weights, if there is one.
+    pub ema: Option<f64>,
 }
 
 /// How long a step is, and whether it is taken.
@@ -83,6 +88,8 @@ pub struct Averages {
     pub momentum: Vec<f32>,
     /// The mean square of the gradients.
     pub mean_square: Vec<f32>,
+    /// The average of the parameters.
+    pub parameters: Vec<f32>,
 }
 
 /// One step, for logs.
@@ -135,6 +142,7 @@ pub struct Optimizer {
     gradient: Vec<f32>,
     direction: Vec<f32>,
     diagonal: Vec<f32>,
+    average: Vec<f32>,
     trial: Vec<f32>,
     critical: Vec<f64>,
     guarded: Vec<usize>,
@@ -179,8 +187,8 @@ impl Optimizer {
 
     /// An optimizer that goes on from a saved state.
     pub fn resume(settings: Settings, layers: Layers, state: State, averages: Averages) -> Self {
-        let (gradient, direction, diagonal, trial, critical, guarded) = Default::default();
-        Self { settings, layers, state, averages, gradient, direction, diagonal, trial, critical, guarded }
+        let (gradient, direction, diagonal, average, trial, critical, guarded) = Default::default();
+        Self { settings, layers, state, averages, gradient, direction, diagonal, average, trial, critical, guarded }
     }
 
     /// The state to save.
@@ -202,6 +210,19 @@ impl Optimizer {
     /// their least number of weights.
     pub fn guarded(&self) -> &[usize] {
         &self.guarded
+    }
+
+    /// The average of the parameters, where there is one, with the zeros of `parameters` and no others in prunable weights.
+    pub fn averaged(&self, parameters: &[f32]) -> Option<Vec<f32>> {
+        self.settings.ema?;
+        let mut averaged = self.averages.parameters.clone();
+        averaged.resize(parameters.len(), 0.0);
+        for i in self.layers.prunable.iter().cloned().flatten() {
+            if parameters[i] == 0.0 || averaged[i] == 0.0 {
+                averaged[i] = parameters[i];
+            }
+        }
+        Some(averaged)
     }
 
     /// The sigma that the next step uses.
@@ -353,7 +374,7 @@ impl Optimizer {
 
     /// The new direction into a buffer of its own: the momentum only follows if the step is taken.
     fn set_direction(&mut self, x: &[f32]) {
-        let Self { settings, averages, gradient, direction, diagonal, state, .. } = self;
+        let Self { settings, averages, gradient, direction, diagonal, average, state, .. } = self;
         settings.direction.update(state.step, gradient, &averages.momentum, direction);
         settings.direction.update_metric(state.step, gradient, &mut averages.mean_square, diagonal);
         let zeros = || self.layers.prunable.iter().cloned().flatten().filter(|i| x[*i] == 0.0);
@@ -361,6 +382,10 @@ impl Optimizer {
             zeros().for_each(|i| direction[i] = 0.0);
         } else if settings.plan.skips_zeros(state.step) && !averages.momentum.is_empty() {
             zeros().for_each(|i| direction[i] = averages.momentum[i]);
+        }
+        if settings.direction.looks_ahead() {
+            average.clone_from(direction);
+            settings.direction.look_ahead(gradient, direction);
         }
     }
 
@@ -372,8 +397,10 @@ impl Optimizer {
         objective: &mut dyn Objective,
     ) -> Result<(f64, Option<f64>, Verdict), ExecutorError> {
         match &self.settings.control {
-            StepControl::Sr2(sr2) => Ok(sr2.judge(loss, objective.value(&self.trial)?, trial)),
-            StepControl::Schedule(_) => Ok((trial.model_decrease(), None, Verdict::Unjudged)),
+            StepControl::Sr2(sr2) if self.state.step.is_multiple_of(sr2.test_every) => {
+                Ok(sr2.judge(loss, objective.value(&self.trial)?, trial))
+            }
+            _ => Ok((trial.model_decrease(), None, Verdict::Unjudged)),
         }
     }
 
@@ -388,8 +415,18 @@ impl Optimizer {
             } else {
                 std::mem::swap(parameters, &mut self.trial);
             }
-            std::mem::swap(&mut self.averages.momentum, &mut self.direction);
+            let average = if self.settings.direction.looks_ahead() { &mut self.average } else { &mut self.direction };
+            std::mem::swap(&mut self.averages.momentum, average);
             state.rejections_in_a_row = 0;
+            let kept = (1.0 - self.settings.weight_decay / used_sigma) as f32;
+            if kept < 1.0 {
+                self.layers.prunable.iter().cloned().for_each(|range| {
+                    parameters[range].iter_mut().for_each(|x| *x *= kept);
+                });
+            }
+        }
+        if let Some(beta) = self.settings.ema {
+            average_parameters(beta, state.step, parameters, &mut self.averages.parameters);
         }
         state.sigma = match &self.settings.control {
             StepControl::Sr2(sr2) => sr2.adapt(verdict, state.sigma, used_sigma),
@@ -401,4 +438,11 @@ impl Optimizer {
     fn finite(&self, what: &'static str, value: f64) -> Result<(), StepError> {
         if value.is_finite() { Ok(()) } else { Err(StepError::NotFinite { what, value, step: self.state.step }) }
     }
+}
+
+/// `average += w (x - average)` with `w = 1 - beta`, at first `1 / (step + 1)`: the plain mean of the first steps.
+fn average_parameters(beta: f64, step: u64, parameters: &[f32], average: &mut Vec<f32>) {
+    average.resize(parameters.len(), 0.0);
+    let w = (1.0 - beta).max(1.0 / (step as f64 + 1.0)) as f32;
+    average.iter_mut().zip(parameters).for_each(|(average, x)| *average += w * (x - *average));
 }

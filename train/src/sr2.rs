@@ -48,6 +48,8 @@ pub struct Sr2 {
     pub floor: Option<Floor>,
     /// Guards of the test, if any.
     pub guards: Option<Guards>,
+    /// Every so many-th step is tested, from the first; the others are taken as they are.
+    pub test_every: u64,
 }
 
 /// What the test said.
@@ -104,6 +106,7 @@ impl Sr2 {
             sigma_max: 1e3,
             floor: None,
             guards: None,
+            test_every: 1,
         }
     }
 

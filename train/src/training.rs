@@ -24,13 +24,16 @@ use crate::sr2::{Bound, Verdict};
 use crate::summary::Summary;
 use crate::train_error::TrainError;
 
+mod budget;
 mod setup;
 mod snapshot;
 mod start;
+mod teacher;
 #[cfg(test)]
 mod tests;
 
 use snapshot::{Accuracies, Best, Snapshot, State, provenance};
+use teacher::Teacher;
 
 /// Steps between two step records in the metrics.
 const LOG_EVERY: u64 = 50;
@@ -66,11 +69,16 @@ pub enum Outcome {
 pub fn train(config: &Config, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
     let mut config = config.clone().resolve()?;
     config.from = config.from.map(absolute).transpose()?;
+    config.teacher = config.teacher.map(absolute).transpose()?;
+    start::teacher(&config)?;
     let model = start::model(&config)?;
     setup::check(&config, model.graph())?;
     let folder = locate(config.dataset, config.data.as_deref())?;
     let images = images(&folder, config.dataset)?;
     config.data = Some(absolute(folder)?);
+    if let Some(minutes) = config.minutes.take() {
+        config.epochs = budget::epochs(&config, minutes, &model, &images)?;
+    }
     let run = RunFolder::create(&config, model.graph().name())?;
     Session::start(config, run, model, images)?.run(observer, stop)
 }
@@ -102,6 +110,7 @@ struct Session {
     images: Images,
     loader: BatchLoader,
     executor: Box<dyn Executor>,
+    teacher: Option<Teacher>,
     parameters: Vec<f32>,
     optimizer: Optimizer,
     position: Position,
@@ -169,12 +178,27 @@ impl Session {
         let loader = BatchLoader::new(images.train.clone(), &options)?;
         let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
         let executor = setup::executor(&config, &graph, buffers)?;
+        let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model)).transpose()?;
         let (optimizer, totals, best) = match state {
             Some(s) => (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.best),
             None => (Optimizer::new(settings, layers), EpochTotals::default(), None),
         };
         let clock = EpochClock::start();
-        Ok(Self { config, run, graph, images, loader, executor, parameters, optimizer, position, totals, best, clock })
+        Ok(Self {
+            config,
+            run,
+            graph,
+            images,
+            loader,
+            executor,
+            teacher,
+            parameters,
+            optimizer,
+            position,
+            totals,
+            best,
+            clock,
+        })
     }
 
     fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
@@ -214,13 +238,17 @@ impl Session {
     }
 
     fn step(&mut self) -> Result<(StepReport, BatchLoss), TrainError> {
-        let loaded = self.loader.next_batch();
+        let mut loaded = self.loader.next_batch();
+        if let Some(teacher) = &mut self.teacher {
+            loaded.batch.teacher = teacher.logits(&loaded.batch)?;
+        }
         self.executor.set_support(self.optimizer.gradient_support());
         let executor = self.executor.as_mut();
         let mut objective = BatchObjective { executor, batch: &loaded.batch, at_point: None };
         let result = self.optimizer.step(&mut self.parameters, &mut objective);
         let at_point = objective.at_point;
         let images = loaded.batch.labels.len();
+        loaded.batch.teacher.clear();
         self.loader.recycle(loaded.batch);
         let report = result.map_err(|e| self.diverged(e))?;
         if self.optimizer.state().rejections_in_a_row >= ENDLESS_REJECTION {
@@ -277,8 +305,11 @@ impl Session {
         Ok(())
     }
 
-    /// Says once of each layer that a lambda would have emptied it.
+    /// Says once of each layer that the user's lambda would have emptied it.
     fn warn_of_guarded_layers(&self, known: &mut Vec<usize>, observer: &mut dyn Observer) {
+        if self.config.lambda.is_none() {
+            return;
+        }
         for layer in self.optimizer.guarded().iter().filter(|layer| !known.contains(layer)).copied().collect::<Vec<_>>()
         {
             known.push(layer);
@@ -330,8 +361,11 @@ impl Session {
         Ok(())
     }
 
-    /// Recomputes the batch-norm statistics, then measures on the test images, once.
+    /// Takes the average of the weights if there is one, recomputes the batch-norm statistics, then measures on the test images, once.
     fn finish(mut self, started: Instant) -> Result<Summary, TrainError> {
+        if let Some(averaged) = self.optimizer.averaged(&self.parameters) {
+            self.parameters = averaged;
+        }
         let executor = self.executor.as_mut();
         recalibrate(executor, &self.graph, &self.parameters, &mut self.loader, RECALIBRATION_BATCHES)?;
         let validation_accuracy = self.validate()?.accuracy;

@@ -51,7 +51,7 @@ fn setup() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
     let flat = flatten(layout.trainable(), model.parameters());
     let buffers = flatten(layout.buffers(), model.parameters());
     let executor = CandleExecutor::new(reference.graph.clone(), buffers, DeviceKind::Cpu).unwrap();
-    let batch = Batch { images: reference.images.clone(), labels: reference.labels.clone() };
+    let batch = Batch { images: reference.images.clone(), labels: reference.labels.clone(), ..Batch::default() };
     (reference, executor, flat, batch)
 }
 

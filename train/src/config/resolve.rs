@@ -28,7 +28,23 @@ impl Config {
         check((1..=1_000_000).contains(&self.epochs), "epochs", self.epochs, "1 to 1000000")?;
         check((2..=65_536).contains(&self.batch_size), "batch_size", self.batch_size, "2 to 65536")?;
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
-        check((1e-3..=1e3).contains(&self.sigma_floor), "sigma_floor", self.sigma_floor, "0.001 to 1000")?;
+        let floor = *self.sigma_floor.get_or_insert(if self.method == Method::AdamW { 300.0 } else { 0.5 });
+        check((1e-3..=1e6).contains(&floor), "sigma_floor", floor, "0.001 to 1000000")?;
+        let minutes = self.minutes.is_none_or(|minutes| minutes > 0.0 && minutes <= 1e5);
+        check(minutes, "minutes", self.minutes.unwrap_or(0.0), "above 0, up to 100000")?;
+        let every = self.test_every;
+        check(every == 1 || self.method == Method::Sr2, "test_every", every, "1 without method sr2")?;
+        check((1..=1000).contains(&every), "test_every", every, "1 to 1000")?;
+        check(
+            self.ema.is_none_or(|ema| (0.0..1.0).contains(&ema)),
+            "ema",
+            self.ema.unwrap_or(0.0),
+            "from 0 to below 1",
+        )?;
+        let momentum = !matches!(self.method, Method::ProxGen | Method::ProxSgd | Method::AdamW);
+        check(momentum || !self.nesterov, "nesterov", "true", "a method with plain momentum")?;
+        let tape = self.executor != ExecutorKind::Candle && self.device == DeviceKind::Cpu;
+        check(tape || self.teacher.is_none(), "teacher", "set", "none on candle; executor tape distils")?;
         check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
         let device = self.device == DeviceKind::Cpu || cfg!(feature = "cuda");
         check(device, "device", "cuda", "cpu; cuda needs a program built with the feature `cuda`")?;
@@ -42,18 +58,30 @@ impl Config {
 
     /// Checks and fills in how much is pruned, and when.
     fn resolve_pruning(&mut self) -> Result<(), ConfigError> {
-        let published = matches!(self.method, Method::Sr2Paper | Method::Sgd);
-        let debias = *self.debias.get_or_insert(if published { 0.0 } else { 0.25 });
-        check((0.0..=0.9).contains(&debias), "debias", debias, "a fraction from 0 to 0.9")?;
+        let debias = *self.debias.get_or_insert(match self.method {
+            Method::Sr2Paper | Method::Sgd | Method::AdamW => 0.0,
+            Method::OneShot | Method::Lamp if self.from.is_some() => 1.0,
+            Method::OneShot | Method::Lamp => 0.5,
+            _ => 0.25,
+        });
+        check((0.0..=1.0).contains(&debias), "debias", debias, "a fraction from 0 to 1")?;
+        self.share.get_or_insert(if self.method == Method::Lamp { Share::Lamp } else { Share::Global });
         let every = self.dense_gradient_every;
         check((1..=1000).contains(&every), "dense_gradient_every", every, "1 to 1000")?;
-        if self.method == Method::Sgd {
+        if matches!(self.method, Method::Sgd | Method::AdamW) {
             let found = self.sparsity.or(self.lambda).unwrap_or(0.0);
-            return check(found == 0.0, "method", "sgd with a sparsity or lambda", "a method that prunes");
+            return check(found == 0.0, "method", "a dense one with a sparsity or lambda", "a method that prunes");
         }
-        if self.method == Method::Magnitude {
-            check(self.penalty == Penalty::L0, "penalty", self.penalty.name(), "l0 with method magnitude")?;
+        let once = matches!(self.method, Method::OneShot | Method::Lamp);
+        if once || self.method == Method::Magnitude {
+            check(
+                self.penalty == Penalty::L0,
+                "penalty",
+                self.penalty.name(),
+                "l0 with a method that cuts magnitudes",
+            )?;
         }
+        check(!once || self.sparsity.is_some(), "sparsity", "not set", "a fraction with a method that cuts once")?;
         self.check_penalty()?;
         let Some(sparsity) = self.sparsity else {
             let lambda = *self.lambda.get_or_insert(default_lambda(self.penalty));
@@ -82,7 +110,7 @@ impl Config {
         }
         let aimed = self.sparsity.is_some();
         check(aimed || penalty != Penalty::L0Ball, "penalty", "l0-ball without sparsity", "a sparsity, or l0")?;
-        let shared = self.share == Share::Global || (aimed && self.group.is_none());
+        let shared = self.share == Some(Share::Global) || (aimed && self.group.is_none());
         check(shared, "share", "set", "global, unless with a sparsity and without group")?;
         let positive = |scale: &f64| scale.is_finite() && *scale > 0.0;
         match self.scale.iter().find(|(_, scale)| !positive(scale)) {

@@ -30,12 +30,15 @@ fn wrong_types_and_broken_text_are_named_with_their_line() {
 #[test]
 fn values_out_of_range_are_named() {
     type Change = fn(&mut Config);
-    let cases: [(Change, &str); 19] = [
+    let cases: [(Change, &str); 24] = [
         (|c| c.sparsity = Some(1.0), "sparsity is 1, expected a fraction from 0 to below 1"),
         (|c| (c.sparsity, c.lambda) = (Some(0.9), Some(1e-3)), "sparsity is 0.9, expected either sparsity or lambda"),
-        (|c| c.debias = Some(1.0), "debias is 1, expected a fraction from 0 to 0.9"),
-        (|c| (c.method, c.penalty) = (Method::Magnitude, Penalty::L1), "penalty is l1, expected l0 with method mag"),
-        (|c| (c.method, c.lambda) = (Method::Sgd, Some(1.0)), "method is sgd with a sparsity or lambda, expected"),
+        (|c| c.debias = Some(1.5), "debias is 1.5, expected a fraction from 0 to 1"),
+        (|c| (c.method, c.penalty) = (Method::Magnitude, Penalty::L1), "penalty is l1, expected l0 with a method"),
+        (
+            |c| (c.method, c.lambda) = (Method::Sgd, Some(1.0)),
+            "method is a dense one with a sparsity or lambda, expected",
+        ),
         (|c| c.lambda = Some(-1e-3), "lambda is -0.001, expected a finite number from 0"),
         (
             |c| (c.penalty, c.group) = (Penalty::LHalf, Some(Group::Kernel)),
@@ -43,13 +46,21 @@ fn values_out_of_range_are_named() {
         ),
         (|c| c.bounds = Some(Bounds(0.1, 1.0)), "box is [0.1, 1], expected an interval around 0"),
         (|c| c.penalty = Penalty::L0Ball, "penalty is l0-ball without sparsity, expected a sparsity"),
-        (|c| c.share = Share::Lamp, "share is set, expected global, unless with a sparsity"),
+        (|c| c.share = Some(Share::Lamp), "share is set, expected global, unless with a sparsity"),
         (|c| c.scale = [("fc".to_string(), 0.0)].into(), "scale is 0 for \"fc\", expected a number above 0"),
+        (|c| c.method = Method::OneShot, "sparsity is not set, expected a fraction with a method that cuts once"),
+        (|c| c.minutes = Some(0.0), "minutes is 0, expected above 0"),
+        (|c| c.ema = Some(1.0), "ema is 1, expected from 0 to below 1"),
+        (|c| (c.method, c.test_every) = (Method::Sgd, 4), "test_every is 4, expected 1 without method sr2"),
+        (
+            |c| (c.teacher, c.executor) = (Some("t".into()), ExecutorKind::Candle),
+            "teacher is set, expected none on can",
+        ),
         (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
         (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),
         (|c| c.epochs = 0, "epochs is 0, expected 1 to 1000000"),
         (|c| c.batch_size = 1, "batch_size is 1, expected 2 to 65536"),
-        (|c| c.sigma_floor = 0.0, "sigma_floor is 0, expected 0.001 to 1000"),
+        (|c| c.sigma_floor = Some(0.0), "sigma_floor is 0, expected 0.001 to 1000000"),
         (|c| c.threads = Some(0), "threads is 0, expected 1 to 1024"),
         (|c| c.name = Some("a/b".into()), "name is \"a/b\", expected one folder name"),
         (|c| c.network = "resnet21".into(), "no network is named \"resnet21\"; did you mean"),

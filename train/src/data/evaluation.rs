@@ -37,6 +37,7 @@ impl Iterator for EvaluationBatches<'_> {
         for index in range.clone() {
             self.normalizer.append(self.dataset.image(index), Augmentation::NONE, &mut images);
         }
-        Some(Batch { images, labels: range.map(|index| self.dataset.label(index)).collect() })
+        let labels = range.map(|index| self.dataset.label(index)).collect();
+        Some(Batch { images, labels, ..Batch::default() })
     }
 }

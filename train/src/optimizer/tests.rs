@@ -56,9 +56,18 @@ const SOLVED: f64 = 5e-4;
 /// SR2 that prunes with one lambda from the first step on and never freezes.
 fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
     let plan = PruningPlan::constant(lambda);
-    let direction = Direction::Momentum { beta };
+    let direction = Direction::Momentum { beta, nesterov: false };
     let control = StepControl::Sr2(sr2);
-    Settings { regulariser: penalty.into(), plan, share: Share::Global, direction, control, relaxed: false }
+    Settings {
+        regulariser: penalty.into(),
+        plan,
+        share: Share::Global,
+        direction,
+        control,
+        relaxed: false,
+        weight_decay: 0.0,
+        ema: None,
+    }
 }
 
 fn solve(settings: Settings, steps: usize) -> (Vec<f32>, LeastSquares) {
@@ -244,7 +253,16 @@ const LEFT: usize = 17;
 fn towards(penalty: Penalty, direction: Direction, control: StepControl, relaxed: bool, regrowth: bool) -> Settings {
     let target = Target::Weights { left: LEFT, ramp_until: 60 };
     let plan = PruningPlan { target, from: 10, frozen_from: 80, dense_every: 1, steps: 100, regrowth };
-    Settings { regulariser: penalty.into(), plan, share: Share::Global, direction, control, relaxed }
+    Settings {
+        regulariser: penalty.into(),
+        plan,
+        share: Share::Global,
+        direction,
+        control,
+        relaxed,
+        weight_decay: 0.0,
+        ema: None,
+    }
 }
 
 /// Runs 100 steps towards distinct values; returns the number of non-zero weights after each, and the last point.
@@ -266,7 +284,7 @@ fn one_cycle() -> StepControl {
 
 #[test]
 fn every_method_ends_with_exactly_the_weights_asked_for() {
-    let momentum = Direction::Momentum { beta: 0.9 };
+    let momentum = Direction::Momentum { beta: 0.9, nesterov: false };
     let sr2 = StepControl::Sr2(Sr2::robust(FLAT_FLOOR, 10));
     let rate = StepControl::Schedule(Schedule::Drops { first: 1e2, steps: 100 });
     let unit = Floor { lowest: 1.0, first: 1.0, last: 1.0, warmup: 0.0, steps: 100 };
@@ -289,7 +307,7 @@ fn every_method_ends_with_exactly_the_weights_asked_for() {
 
 #[test]
 fn every_penalty_ends_with_exactly_the_weights_asked_for() {
-    let momentum = Direction::Momentum { beta: 0.9 };
+    let momentum = Direction::Momentum { beta: 0.9, nesterov: false };
     for penalty in [Penalty::L1, Penalty::LHalf, Penalty::LTwoThirds, Penalty::L0Ball] {
         for share in [Share::Global, Share::Uniform, Share::Lamp] {
             let settings = Settings { share, ..towards(penalty, momentum, one_cycle(), false, true) };
@@ -302,7 +320,7 @@ fn every_penalty_ends_with_exactly_the_weights_asked_for() {
 
 #[test]
 fn groups_end_with_whole_groups() {
-    let settings = towards(Penalty::L0, Direction::Momentum { beta: 0.9 }, one_cycle(), false, true);
+    let settings = towards(Penalty::L0, Direction::Momentum { beta: 0.9, nesterov: false }, one_cycle(), false, true);
     for (penalty, group) in [(Penalty::L0, Group::OutputChannel), (Penalty::L1, Group::Block1x4)] {
         let grouping = Grouping::new(group, [WEIGHTS / 5, 5, 1]);
         let layer = PenalisedLayer { groups: Some(grouping), ..PenalisedLayer::plain(0..WEIGHTS) };
@@ -345,7 +363,7 @@ fn a_lambda_that_would_empty_a_layer_leaves_its_least() {
 fn no_weight_leaves_its_box() {
     for penalty in [Penalty::L0, Penalty::L1] {
         let bounds = Some(Bounds(-0.02, 0.01));
-        let settings = towards(penalty, Direction::Momentum { beta: 0.9 }, one_cycle(), false, true);
+        let settings = towards(penalty, Direction::Momentum { beta: 0.9, nesterov: false }, one_cycle(), false, true);
         let (counts, x) = counts(Settings { regulariser: Regulariser { penalty, bounds }, ..settings });
         assert_eq!(counts[99], LEFT);
         assert!(x[..WEIGHTS].iter().all(|x| (-0.02..=0.01).contains(x)), "{x:?}");
@@ -355,7 +373,53 @@ fn no_weight_leaves_its_box() {
 
 #[test]
 fn without_regrowth_no_zero_comes_back() {
-    let momentum = Direction::Momentum { beta: 0.9 };
+    let momentum = Direction::Momentum { beta: 0.9, nesterov: false };
     let (counts, _) = counts(towards(Penalty::L0, momentum, one_cycle(), false, false));
     assert!(counts.windows(2).all(|pair| pair[1] <= pair[0]), "{counts:?}");
+}
+
+#[test]
+fn the_average_has_the_zeros_of_the_weights() {
+    let settings = towards(Penalty::L0, Direction::Adam, one_cycle(), false, true);
+    let mut objective = Towards((0..=WEIGHTS).map(|i| 0.01 * (i as f32 * 1.7).sin() + 0.02).collect());
+    let mut optimizer = Optimizer::new(Settings { ema: Some(0.9), ..settings }, Layers::one(0..WEIGHTS));
+    let mut x = vec![0.5; WEIGHTS + 1];
+    for _ in 0..100 {
+        optimizer.step(&mut x, &mut objective).unwrap();
+    }
+    let averaged = optimizer.averaged(&x).unwrap();
+    assert!(averaged.iter().zip(&x).all(|(average, x)| (*average == 0.0) == (*x == 0.0)));
+    assert_ne!(averaged, x);
+}
+
+#[test]
+fn untested_steps_cost_no_trial_pass_and_are_taken() {
+    struct Counting(u32);
+    impl Objective for Counting {
+        fn gradient(&mut self, _: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
+            gradient.fill(1.0);
+            Ok(2.0)
+        }
+        fn value(&mut self, _: &[f32]) -> Result<f64, ExecutorError> {
+            self.0 += 1;
+            Ok(1.25)
+        }
+    }
+    let mut sr2 = robust(0.0);
+    test_of(&mut sr2).test_every = 4;
+    let (mut objective, mut x) = (Counting(0), vec![1.0; 3]);
+    let mut verdict = |_| sr2.step(&mut x, &mut objective).unwrap().verdict;
+    let verdicts: Vec<Verdict> = (0..8).map(&mut verdict).collect();
+    assert_eq!(verdicts.iter().filter(|v| **v == Verdict::Unjudged).count(), 6, "{verdicts:?}");
+    assert_eq!(objective.0, 2);
+    assert!(x[0] < 1.0 - 8.0 * 0.4);
+}
+
+#[test]
+fn weight_decay_shrinks_by_its_part_of_the_step() {
+    let settings = settings(Penalty::L0, 0.0, 0.0, Sr2::robust(FLAT_FLOOR, 10));
+    let mut sr2 = Optimizer::new(Settings { weight_decay: 0.1, ..settings }, Layers::one(0..1));
+    let mut x = vec![2.0, 2.0];
+    sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 1.25 }).unwrap();
+    assert_eq!(x, [1.5 * 0.95, 1.5]);
 }

@@ -25,6 +25,7 @@ use sr2_kernels::training::{block_images, unblock_rows};
 use sr2_models::Graph;
 
 use crate::cross_entropy::cross_entropy;
+use crate::distillation::blend;
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
 use crate::layout::ParameterLayout;
 pub use phases::PhaseTimes;
@@ -208,6 +209,7 @@ impl Executor for TapeExecutor {
         let (logits, classes) = (self.plain_output(count), self.classes());
         let mut logits_gradient = vec![0.0; logits.len()];
         let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
+        let loss = blend(loss, &logits, &batch.teacher, classes, Some(&mut logits_gradient));
 
         let Self { plan, buffers, running, isa, threads, scratch, support, times, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
@@ -233,7 +235,8 @@ impl Executor for TapeExecutor {
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {
         let count = self.check(parameters, batch)?;
         self.forward(parameters, &batch.images, count, Statistics::Batch)?;
-        Ok(cross_entropy(&self.plain_output(count), &batch.labels, self.classes(), None))
+        let (logits, classes) = (self.plain_output(count), self.classes());
+        Ok(blend(cross_entropy(&logits, &batch.labels, classes, None), &logits, &batch.teacher, classes, None))
     }
 
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {

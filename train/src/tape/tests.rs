@@ -48,7 +48,7 @@ fn batch(graph: &Graph, count: usize) -> Batch {
     let image: usize = graph.input_shape().iter().product();
     let classes = graph.output_shape()[0];
     let labels = (0..count).map(|i| (i % classes) as u32).collect();
-    Batch { images: (0..count * image).map(noise).collect(), labels }
+    Batch { images: (0..count * image).map(noise).collect(), labels, ..Batch::default() }
 }
 
 #[track_caller]
@@ -306,7 +306,7 @@ fn the_gradient_of_relu_at_zero_and_of_relu6_at_six_is_zero() {
         let graph = tiny([scalar_conv(), op]);
         let mut executor = TapeExecutor::new(&graph, 1, 1).unwrap();
         let mut gradient = [f32::NAN; 3];
-        let batch = Batch { images: vec![1.0], labels: vec![0] };
+        let batch = Batch { images: vec![1.0], labels: vec![0], ..Batch::default() };
         executor.loss_and_gradient(&[weight, 1.0, -1.0], &batch, &mut gradient).unwrap();
         assert_eq!(gradient[0] == 0.0, expected_zero, "{gradient:?}");
     }
@@ -317,7 +317,7 @@ fn what_does_not_fit_is_refused_with_a_reason() {
     let graph = tiny([scalar_conv()]);
     let mut executor = TapeExecutor::new(&graph, 2, 1).unwrap();
     let mut fails = |parameters: usize, images: usize, labels: &[u32], reason: &str| {
-        let batch = Batch { images: vec![0.0; images], labels: labels.to_vec() };
+        let batch = Batch { images: vec![0.0; images], labels: labels.to_vec(), ..Batch::default() };
         let message = executor.loss(&vec![0.0; parameters], &batch).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
     };
@@ -342,7 +342,7 @@ fn what_does_not_fit_is_refused_with_a_reason() {
         momentum: 0.1,
     };
     let mut executor = TapeExecutor::new(&tiny([Op::BatchNormalization(norm)]), 1, 1).unwrap();
-    let batch = Batch { images: vec![1.0], labels: vec![0] };
+    let batch = Batch { images: vec![1.0], labels: vec![0], ..Batch::default() };
     let message = executor.loss(&[1.0, 0.0, 1.0, 1.0], &batch).unwrap_err().to_string();
     assert!(message.contains("more than one value a channel"), "{message}");
 }

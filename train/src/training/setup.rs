@@ -25,6 +25,8 @@ const DENSE_START: f64 = 0.15;
 const RAMP_END: f64 = 0.74;
 /// Fraction of each layer's weights that are left in any case.
 const LEAST_DENSITY: f64 = 0.01;
+/// AdamW's decoupled weight decay.
+const WEIGHT_DECAY: f64 = 0.01;
 /// ProxGEN's learning rate (arXiv 2007.07484, section 5).
 const PROX_GEN_RATE: f64 = 1e-3;
 
@@ -135,17 +137,16 @@ fn least(graph: &Graph, segment: &Segment, groups: Option<Grouping>) -> usize {
 /// # Errors
 /// A `sparsity` that the layers' least numbers of weights do not allow.
 pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<Settings, ConfigError> {
-    let floor = Floor {
-        lowest: config.sigma_floor,
-        first: 10.0 * config.sigma_floor,
-        last: 1e3f64.max(config.sigma_floor),
-        warmup: config.warmup,
-        steps,
-    };
-    let momentum = Direction::Momentum { beta: config.momentum };
+    let lowest = config.sigma_floor.expect("the configuration is resolved");
+    let last = if config.method == Method::AdamW { 1e3 * lowest } else { 1e3f64.max(lowest) };
+    let floor = Floor { lowest, first: 10.0 * lowest, last, warmup: config.warmup, steps };
+    let momentum = Direction::Momentum { beta: config.momentum, nesterov: config.nesterov };
     let one_cycle = StepControl::Schedule(Schedule::OneCycle(floor));
     let (direction, control) = match config.method {
-        Method::Sr2 => (momentum, StepControl::Sr2(Sr2::robust(floor, config.dataset.classes()))),
+        Method::Sr2 => {
+            let robust = Sr2::robust(floor, config.dataset.classes());
+            (momentum, StepControl::Sr2(Sr2 { test_every: config.test_every, ..robust }))
+        }
         Method::Sr2Paper => (momentum, StepControl::Sr2(Sr2::paper())),
         Method::ProxGen => {
             (Direction::Adam, StepControl::Schedule(Schedule::Drops { first: 1.0 / PROX_GEN_RATE, steps }))
@@ -154,12 +155,15 @@ pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<S
             let unit = Floor { lowest: 1.0, first: 1.0, last: 1.0, warmup: 0.0, steps };
             (Direction::ProxSgd, StepControl::Schedule(Schedule::OneCycle(unit)))
         }
-        Method::Magnitude | Method::Sgd => (momentum, one_cycle),
+        Method::Magnitude | Method::OneShot | Method::Lamp | Method::Sgd => (momentum, one_cycle),
+        Method::AdamW => (Direction::Adam, one_cycle),
     };
     let plan = plan(config, layers, steps)?;
     let regulariser = Regulariser { penalty: config.penalty, bounds: config.bounds };
     let relaxed = config.method == Method::ProxSgd;
-    Ok(Settings { regulariser, plan, share: config.share, direction, control, relaxed })
+    let share = config.share.expect("the configuration is resolved");
+    let weight_decay = if config.method == Method::AdamW { WEIGHT_DECAY } else { 0.0 };
+    Ok(Settings { regulariser, plan, share, direction, control, relaxed, weight_decay, ema: config.ema })
 }
 
 fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, ConfigError> {
@@ -172,7 +176,7 @@ fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, Con
         frozen_from,
         dense_every: config.dense_gradient_every,
         steps,
-        regrowth: config.method != Method::Magnitude,
+        regrowth: !matches!(config.method, Method::Magnitude | Method::OneShot | Method::Lamp),
     };
     let Some(sparsity) = config.sparsity else { return Ok(plan) };
     let prunable: usize = layers.prunable.iter().map(|range| range.len()).sum();
@@ -189,6 +193,10 @@ fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, Con
                 (most * 1e4).floor() / 1e4
             ),
         });
+    }
+    if matches!(config.method, Method::OneShot | Method::Lamp) {
+        let from = frozen_from - 1;
+        return Ok(PruningPlan { target: Target::Weights { left: left - kept, ramp_until: from }, from, ..plan });
     }
     // A network from a file has had its dense start.
     let dense_start = if config.from.is_some() { 0.0 } else { DENSE_START };

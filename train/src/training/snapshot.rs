@@ -18,6 +18,7 @@ const SPARSITY_TIE: f64 = 0.005;
 
 const MOMENTUM_TENSOR: &str = "optimizer.momentum";
 const MEAN_SQUARE_TENSOR: &str = "optimizer.mean_square";
+const PARAMETERS_TENSOR: &str = "optimizer.average_parameters";
 const STATE_KEY: &str = "sr2.state";
 
 /// Everything that the next step depends on, apart from the configuration and the images.
@@ -78,15 +79,21 @@ impl Snapshot {
             fits.then_some(values)
                 .ok_or_else(|| malformed(format!("tensor {name:?} has {found} values, expected {expected}")))
         };
-        let averages = Averages { momentum: average(MOMENTUM_TENSOR)?, mean_square: average(MEAN_SQUARE_TENSOR)? };
+        let averages = Averages {
+            momentum: average(MOMENTUM_TENSOR)?,
+            mean_square: average(MEAN_SQUARE_TENSOR)?,
+            parameters: average(PARAMETERS_TENSOR)?,
+        };
         Ok(Self { model, state, averages })
     }
 
     /// The checkpoint to write.
     pub(super) fn into_checkpoint(self, provenance: Provenance) -> Checkpoint {
         let mut state = TensorMap::new();
-        let Averages { momentum, mean_square } = self.averages;
-        for (name, average) in [(MOMENTUM_TENSOR, momentum), (MEAN_SQUARE_TENSOR, mean_square)] {
+        let Averages { momentum, mean_square, parameters } = self.averages;
+        let averages =
+            [(MOMENTUM_TENSOR, momentum), (MEAN_SQUARE_TENSOR, mean_square), (PARAMETERS_TENSOR, parameters)];
+        for (name, average) in averages {
             if !average.is_empty() {
                 state.insert(name.into(), Tensor::new([average.len()], average));
             }
@@ -103,6 +110,9 @@ pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accurac
         ("penalty", json!(config.penalty)),
         ("lambda", json!(config.lambda)),
         ("sparsity", json!(config.sparsity)),
+        ("share", json!(config.share)),
+        ("group", json!(config.group)),
+        ("ema", json!(config.ema)),
         ("debias", json!(config.debias)),
         ("epochs", json!(config.epochs)),
         ("batch_size", json!(config.batch_size)),

@@ -27,6 +27,11 @@ pub(super) fn model(config: &Config) -> Result<Model, TrainError> {
     }
 }
 
+/// The network that `config` distils, if any: read as one to start from.
+pub(super) fn teacher(config: &Config) -> Result<Option<Model>, TrainError> {
+    config.teacher.as_deref().map(|path| from_file(path, config)).transpose()
+}
+
 /// ONNX files and our own checkpoints bring their graph; other safetensors files hold the weights of a network of the zoo
 /// under its PyTorch names.
 fn from_file(path: &Path, config: &Config) -> Result<Model, TrainError> {

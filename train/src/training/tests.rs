@@ -128,11 +128,12 @@ const WEIGHTS: usize = 6 * 27 + 8 * 54 + 80;
 #[test]
 fn a_sparsity_is_met_to_the_weight_by_every_method_and_a_resumed_run_keeps_its_bits() {
     let folder = tempfile::tempdir().unwrap();
-    for method in [Method::Sr2, Method::Magnitude, Method::ProxGen, Method::ProxSgd] {
+    for method in [Method::Sr2, Method::Magnitude, Method::ProxGen, Method::ProxSgd, Method::OneShot, Method::Lamp] {
         let with = |runs: &str| {
             let runs = folder.path().join(format!("{method:?}-{runs}"));
-            let sparse = Config { lambda: None, sparsity: Some(0.5), dense_gradient_every: 2, method, ..config(&runs) };
-            sparse.resolve().unwrap()
+            let (nesterov, ema) = (method == Method::Sr2, Some(0.9));
+            let base = Config { debias: None, share: None, lambda: None, sparsity: Some(0.5), ..config(&runs) };
+            Config { dense_gradient_every: 2, method, nesterov, ema, ..base }.resolve().unwrap()
         };
         let straight = finish(fresh(&with("straight")));
         let left: usize = straight.layers.iter().map(|l| l.nonzero).sum();
@@ -147,6 +148,30 @@ fn a_sparsity_is_met_to_the_weight_by_every_method_and_a_resumed_run_keeps_its_b
         interrupt(reopened(&run).unwrap(), 13);
         assert!(traces(&finish(reopened(&run).unwrap())) == traces(&straight), "{method:?}");
     }
+}
+
+#[test]
+fn a_teacher_changes_the_loss_and_the_zeros_stay_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let dense = finish(fresh(&config(&folder.path().join("dense"))));
+    let base = Config { lambda: None, sparsity: Some(0.5), ..config(&folder.path().join("student")) };
+    let alone = finish(fresh(&base));
+    let runs = folder.path().join("taught");
+    let taught = finish(fresh(&Config { teacher: Some(dense.checkpoint), runs, ..base }));
+    assert_eq!([&alone, &taught].map(|s| s.layers.iter().map(|l| l.nonzero).sum::<usize>()), [WEIGHTS / 2; 2]);
+    assert_ne!(alone.test_loss, taught.test_loss);
+}
+
+#[test]
+fn a_budget_of_minutes_becomes_epochs() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let model = Model::try_new(graph(), initialise(&graph(), 0)).unwrap();
+    let epochs = |minutes| budget::epochs(&config, minutes, &model, &tiny_images());
+    assert!(epochs(1.0).unwrap() > 1);
+    let error = epochs(1e-9).unwrap_err();
+    assert!(error.to_string().starts_with("minutes is 0.000000001, expected at least 0.0"), "{error}");
+    assert_eq!(error.exit_code(), 2);
 }
 
 #[test]

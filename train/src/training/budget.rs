@@ -1,0 +1,56 @@
+//! How many epochs fit in a given time.
+
+use std::time::{Duration, Instant};
+
+use sr2_models::Model;
+
+use super::{Images, setup};
+use crate::config::{Config, ConfigError, Method};
+use crate::data::{BatchLoader, LoaderOptions};
+use crate::executor::Executor;
+use crate::layout::{ParameterLayout, flatten};
+use crate::train_error::TrainError;
+
+/// Steps and time after which a speed is known well enough.
+const STEPS: u32 = 10;
+const TIME: Duration = Duration::from_secs(3);
+/// What validation, checkpoints and the end of a run take, over what the steps take.
+const OVERHEAD: f64 = 1.1;
+
+/// Epochs that fit in `minutes`, from a few dense steps measured after one to warm up; later steps, on sparse weights, are
+/// rather faster.
+///
+/// # Errors
+/// If not even one epoch fits.
+pub(super) fn epochs(config: &Config, minutes: f64, model: &Model, images: &Images) -> Result<u64, TrainError> {
+    let layout = ParameterLayout::new(model.graph());
+    let parameters = flatten(layout.trainable(), model.parameters());
+    let mut executor = setup::executor(config, model.graph(), flatten(layout.buffers(), model.parameters()))?;
+    let options =
+        LoaderOptions { batch_size: config.batch_size, seed: config.seed, augment: true, ..LoaderOptions::default() };
+    let mut loader = BatchLoader::new(images.train.clone(), &options)?;
+    let mut gradient = vec![0.0; parameters.len()];
+    let mut step = |executor: &mut dyn Executor| -> Result<(), TrainError> {
+        let loaded = loader.next_batch();
+        executor.loss_and_gradient(&parameters, &loaded.batch, &mut gradient)?;
+        if matches!(config.method, Method::Sr2 | Method::Sr2Paper) {
+            executor.loss(&parameters, &loaded.batch)?;
+        }
+        loader.recycle(loaded.batch);
+        Ok(())
+    };
+    step(executor.as_mut())?;
+    let (start, mut steps) = (Instant::now(), 0);
+    while steps < STEPS || (start.elapsed() < TIME && steps < 10 * STEPS) {
+        step(executor.as_mut())?;
+        steps += 1;
+    }
+    let seconds = start.elapsed().as_secs_f64() / f64::from(steps);
+    let epoch = OVERHEAD * seconds * loader.batches_per_epoch() as f64 / 60.0;
+    let epochs = (minutes / epoch).floor();
+    if epochs < 1.0 {
+        let expected = format!("at least {epoch:.3}, the time of one epoch here");
+        return Err(ConfigError::Value { key: "minutes", found: minutes.to_string(), expected }.into());
+    }
+    Ok(epochs as u64)
+}
