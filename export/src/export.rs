@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use sr2_formats::csr_file;
+use sr2_formats::onnx::proto::ModelProto;
 use sr2_formats::srz::{self, Values};
 use sr2_formats::{Error, TensorMap, onnx, write_atomic};
 use sr2_models::Model;
@@ -15,7 +17,7 @@ use crate::config::Config;
 use crate::model_card::model_card;
 use crate::passes::{self, Passes};
 use crate::staging::{CONFIG, CSR, DENSE, README, SRZ, Staging, onnx_name};
-use crate::{ExportError, ExportReport, FileReport, OnnxForm, compressors, locate, to_onnx, weights};
+use crate::{Compressed, ExportError, ExportReport, FileReport, OnnxForm, compressors, locate, to_onnx, weights};
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]
@@ -111,7 +113,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
         dense_bytes,
         passes,
         values: options.values.to_string(),
-        compressed: compressed_sizes(&staging.file(DENSE))?,
+        compressed: compressed_sizes(&staging.file(DENSE), &to_onnx(&rewritten, OnnxForm::Dense, &metadata))?,
         files,
     };
     let json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
@@ -121,13 +123,17 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     Ok(report)
 }
 
-/// Bytes of the dense file under the compressors that any user has.
-fn compressed_sizes(path: &Path) -> Result<BTreeMap<&'static str, u64>, ExportError> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let (gzip, zstd) = std::thread::scope(|scope| {
-        let gzip = scope.spawn(|| compressors::gzip(&bytes));
-        let zstd = compressors::zstd(&bytes);
-        (gzip.join().expect("compressing does not fail"), zstd)
-    });
-    Ok([("gzip -9", gzip), ("zstd -19", zstd)].into())
+/// The dense safetensors file at `path`, and the dense ONNX file, under the compressors that any user has.
+fn compressed_sizes(path: &Path, onnx: &ModelProto) -> Result<[Compressed; 2], ExportError> {
+    let safetensors = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let files = [("safetensors", safetensors), ("onnx", onnx.encode_to_vec())];
+    Ok(std::thread::scope(|scope| {
+        let jobs = files.each_ref().map(|(kind, bytes)| {
+            (kind, scope.spawn(|| compressors::gzip(bytes)), scope.spawn(|| compressors::zstd(bytes)))
+        });
+        jobs.map(|(kind, gzip, zstd)| {
+            let [gzip, zstd] = [gzip, zstd].map(|job| job.join().expect("compressing does not fail"));
+            Compressed { kind, gzip, zstd }
+        })
+    }))
 }

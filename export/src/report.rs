@@ -1,6 +1,5 @@
 //! What an export made: files, sizes, zeros, and how far each file read back is from the checkpoint.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -28,10 +27,21 @@ pub struct ExportReport {
     pub passes: Vec<PassReport>,
     /// What `model.srz` keeps of the values: f32, f16, int8, ...
     pub values: String,
-    /// Bytes of `model.safetensors` by `gzip -9` and `zstd -19`, to compare with.
-    pub compressed: BTreeMap<&'static str, u64>,
+    /// The dense safetensors file and the dense ONNX file under the compressors that any user has.
+    pub compressed: [Compressed; 2],
     /// The files with weights.
     pub files: Vec<FileReport>,
+}
+
+/// A dense file, whether it was written or not, under general compressors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Compressed {
+    /// Its kind: `safetensors`, or `onnx` with batch norms folded as in the files written.
+    pub kind: &'static str,
+    /// Bytes by `gzip -9`.
+    pub gzip: u64,
+    /// Bytes by `zstd -19`.
+    pub zstd: u64,
 }
 
 /// One written file, read back.
@@ -63,23 +73,27 @@ impl fmt::Display for ExportReport {
             writeln!(f, "not zero), {} -> {} multiply-adds", before.macs, after.macs)?;
         }
         let mut table = Table::new();
-        table.load_style(ASCII_MARKDOWN).set_header(["file", "bytes", "smaller than dense", "logits differ by"]);
-        for file in &self.files {
-            table.add_row([
-                file.name.clone(),
-                file.bytes.to_string(),
-                format!("{:.1}x", file.ratio),
-                if file.max_difference == 0.0 { "0".into() } else { format!("{:.1e}", file.max_difference) },
-            ]);
+        table.load_style(ASCII_MARKDOWN).set_header([
+            "file",
+            "bytes",
+            "smaller than dense",
+            "than gzip -9 of it",
+            "than zstd -19 of it",
+            "logits differ by",
+        ]);
+        let ratio = |of: u64, to: u64| format!("{:.2}x", of as f64 / to as f64);
+        for FileReport { name, bytes, max_difference, .. } in &self.files {
+            let Compressed { gzip, zstd, .. } = self.compressed[usize::from(name.ends_with(".onnx"))];
+            let differs = if *max_difference == 0.0 { "0".into() } else { format!("{max_difference:.1e}") };
+            let ratios = [self.dense_bytes, gzip, zstd].map(|of| ratio(of, *bytes));
+            table.add_row([vec![name.clone(), bytes.to_string()], ratios.to_vec(), vec![differs]].concat());
         }
-        for (compressor, bytes) in &self.compressed {
-            let ratio = self.dense_bytes as f64 / *bytes as f64;
-            table.add_row([
-                format!("(dense by {compressor})"),
-                bytes.to_string(),
-                format!("{ratio:.1}x"),
-                String::new(),
-            ]);
+        for Compressed { kind, gzip, zstd } in self.compressed {
+            for (compressor, bytes) in [("gzip -9", gzip), ("zstd -19", zstd)] {
+                let smaller = [self.dense_bytes, gzip, zstd].map(|of| ratio(of, bytes));
+                let name = format!("(dense .{kind} by {compressor})");
+                table.add_row([vec![name, bytes.to_string()], smaller.to_vec(), vec![String::new()]].concat());
+            }
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sr2_export::{ExportError, ExportOptions, ExportReport, LOGITS_TOLERANCE, Passes, export};
+use sr2_export::{ExportError, ExportOptions, ExportReport, LOGITS_TOLERANCE, OnnxForm, Passes, export};
 use sr2_formats::srz::{self, Values};
 use sr2_formats::{ErrorKind, TensorMap, csr_file, dense};
 use sr2_models::checkpoint::{self, Checkpoint, Provenance};
@@ -89,6 +89,29 @@ fn writes_the_newest_run_with_its_zeros() {
     assert_eq!(report.sparsity.overall, model.sparsity());
     let text = report.to_string();
     assert!(text.contains("model.csr.safetensors") && text.contains("resnet8"), "{text}");
+}
+
+/// Every form beside the dense file of its kind under general compressors.
+#[test]
+fn one_table_compares_every_form_with_general_compressors() {
+    let model = sparse_model("resnet8");
+    let (_folder, options, checkpoint) = runs(&model);
+    let report = export(&ExportOptions { onnx: OnnxForm::ALL.to_vec(), ..options }).unwrap();
+    let out = checkpoint.with_file_name("export");
+    let text = report.to_string();
+    for (kind, dense) in report.compressed.iter().zip(["model.safetensors", "model.onnx"]) {
+        let bytes = fs::read(out.join(dense)).unwrap();
+        let zstd = zstd::bulk::compress(&bytes, 19).unwrap().len() as u64;
+        assert_eq!(kind.zstd, zstd, "{dense}");
+        assert!(zstd < kind.gzip && 4 * kind.gzip < bytes.len() as u64, "{kind:?}");
+        assert!(text.contains(&format!("| (dense .{} by zstd -19) ", kind.kind)), "{text}");
+        for file in report.files.iter().filter(|file| file.name.ends_with(".onnx") == (kind.kind == "onnx")) {
+            let row = text.lines().find(|line| line.starts_with(&format!("| {} ", file.name))).unwrap();
+            let ratios = [kind.gzip, zstd].map(|of| format!("{:.2}x", of as f64 / file.bytes as f64));
+            assert_eq!(row.split('|').skip(4).take(2).map(str::trim).collect::<Vec<_>>(), ratios, "{row}");
+        }
+    }
+    assert_eq!(report.files.len(), 3 + OnnxForm::ALL.len());
 }
 
 /// Rounded values keep the zeros and change the outputs; only `model.srz` has them.
