@@ -1,7 +1,7 @@
 //! Times a convolution's forward pass and gradients, dense against sparse, on one thread: `training_conv [IMAGES]`.
 //!
-//! One line a layer shape and sparsity: milliseconds of the dense kernel over those of the sparse one, and GFLOP/s of the
-//! sparse one on its non-zeros.
+//! One line a layer shape with GFLOP/s of the dense kernels, products with padding counted, and one for each sparsity:
+//! milliseconds of the dense kernel over those of the sparse one, and GFLOP/s of the sparse one on its non-zeros.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use sr2_kernels::training::{
 };
 
 /// Channels in and out, size, kernel, stride.
-const LAYERS: [[usize; 5]; 7] = [
+const LAYERS: [[usize; 5]; 10] = [
     [16, 16, 32, 3, 1],
     [32, 32, 16, 3, 1],
     [64, 64, 8, 3, 1],
@@ -19,6 +19,9 @@ const LAYERS: [[usize; 5]; 7] = [
     [128, 256, 16, 3, 2],
     [256, 512, 8, 1, 2],
     [512, 512, 4, 3, 1],
+    [512, 512, 2, 3, 1],
+    [128, 128, 16, 3, 1],
+    [256, 256, 8, 3, 1],
 ];
 
 fn main() {
@@ -56,6 +59,11 @@ fn measure(shape: ConvShape, images: usize) {
         time(|| dense.input_gradient(isa, &dy, &packed_backward, &mut dx, false)),
         time(|| dense.weight_gradient(isa, 0..dense.output_blocks(), &x, &dy, &mut sums)),
     ];
+    let ConvShape { in_channels, out_channels, input: [size, _], kernel: [k, _], stride: [stride, _], .. } = shape;
+    let layer = format!("{in_channels}-{out_channels} {size}x{size} k{k} s{stride}");
+    let flops = 2e-6 * (dense.multiplications() * images) as f64;
+    let cells: Vec<_> = dense_ms.iter().map(|ms| format!("       {:4.0} GF/s", flops / ms)).collect();
+    println!("{layer:<24} dense   {}", cells.join("   "));
     let len = shape.in_channels * shape.out_channels * shape.kernel[0] * shape.kernel[1];
     for zeros in [50, 70, 80, 90, 95, 98] {
         let hash = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
@@ -75,10 +83,9 @@ fn measure(shape: ConvShape, images: usize) {
                 sparse.backward(isa, &dy, &backward, None, weight, &mut scratch);
             }),
         ];
-        let flops = 2e-6 * (dense.multiplications() * images) as f64 * (forward.nnz() as f64 / len as f64);
-        let cells = dense_ms.iter().zip(sparse_ms).map(|(d, s)| format!("{:5.2}x {:4.0} GF/s", d / s, flops / s));
-        let ConvShape { in_channels, out_channels, input: [size, _], kernel: [k, _], stride: [stride, _], .. } = shape;
-        let layer = format!("{in_channels}-{out_channels} {size}x{size} k{k} s{stride}");
+        let left = forward.nnz() as f64 / len as f64;
+        let cells =
+            dense_ms.iter().zip(sparse_ms).map(|(d, s)| format!("{:5.2}x {:4.0} GF/s", d / s, flops * left / s));
         println!("{layer:<24} {zeros:>3} %   {}", cells.collect::<Vec<_>>().join("   "));
     }
 }
