@@ -1,6 +1,7 @@
 //! Zeroed memory on cache-line or page boundaries.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
 
 /// Bytes of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
@@ -65,5 +66,48 @@ impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this layout.
         unsafe { dealloc(self.start.cast(), Self::layout(self.len)) }
+    }
+}
+
+/// Zeros at first, where vectors do not cross cache lines; huge pages where they fill one.
+#[derive(Debug, Default)]
+pub struct Aligned(Option<Arena>);
+
+impl Aligned {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        Self((len > 0).then(|| Arena::zeroed(len)))
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the arena's own memory, initialised, borrowed as the buffer is; nobody else has its pointer.
+        self.0.as_ref().map_or(&[], |arena| unsafe { std::slice::from_raw_parts(arena.start, arena.len) })
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: the arena's own memory, initialised, borrowed as the buffer is; nobody else has its pointer.
+        self.0.as_mut().map_or(&mut [], |arena| unsafe { std::slice::from_raw_parts_mut(arena.start, arena.len) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_start_on_a_cache_line_with_zeros() {
+        for len in [0, 1, 17, 1 << 20] {
+            let mut buffer = Aligned::zeroed(len);
+            assert_eq!(buffer.as_ptr().align_offset(if len > 0 { 64 } else { 1 }), 0);
+            assert!(buffer.len() == len && buffer.iter().all(|v| *v == 0.0));
+            buffer.fill(1.0);
+            assert_eq!(buffer.iter().sum::<f32>(), len as f32);
+        }
     }
 }

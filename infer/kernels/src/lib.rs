@@ -36,6 +36,7 @@ mod transfer;
 mod window;
 
 pub use activation::Activation;
+pub use arena::Aligned;
 pub use builder::{BufferId, Conv, NO_CLIP, ProgramBuilder};
 pub use combine::Combination;
 pub use isa::{Avx2, Avx512, Isa, IsaError, Neon};

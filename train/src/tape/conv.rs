@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use rayon::prelude::*;
+use sr2_kernels::Aligned;
 use sr2_kernels::training::{ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels};
 use sr2_models as models;
 
@@ -19,12 +20,12 @@ pub(super) struct Conv {
     plan: Convolution,
     weight: Range<usize>,
     bias: Option<Range<usize>>,
-    packed: Vec<f32>,
-    packed_backward: Vec<f32>,
+    packed: Aligned,
+    packed_backward: Aligned,
     /// The bias with whole blocks.
     padded_bias: Vec<f32>,
     /// Weight gradients of slices of the batch.
-    partial: Vec<f32>,
+    partial: Aligned,
     sparse: Option<SparseConv>,
     /// Of the last forward pass.
     density: f64,
@@ -86,10 +87,10 @@ impl Conv {
         let weight = parameters.next().expect("a convolution has a weight");
         let bias = parameters.next();
         Some(Self {
-            packed: vec![0.0; plan.output_blocks() * plan.forward_block_len()],
-            packed_backward: vec![0.0; plan.input_blocks() * plan.backward_block_len()],
+            packed: Aligned::zeroed(plan.output_blocks() * plan.forward_block_len()),
+            packed_backward: Aligned::zeroed(plan.input_blocks() * plan.backward_block_len()),
             padded_bias: vec![0.0; blocked_channels(shape.out_channels)],
-            partial: Vec::new(),
+            partial: Aligned::default(),
             sparse: SparseConv::new(shape),
             density: 1.0,
             plan,
@@ -173,7 +174,11 @@ impl Conv {
         let part_blocks = blocks.div_ceil(parts);
         let slice = pass.count.div_ceil(PARTS / parts);
         let slices = pass.count.div_ceil(slice);
-        partial.resize(slices * blocks * block_len, 0.0);
+        let partial_len = slices * blocks * block_len;
+        if partial.len() < partial_len {
+            *partial = Aligned::zeroed(partial_len);
+        }
+        let partial = &mut partial[..partial_len];
         let partials = partial.par_chunks_mut(blocks * block_len);
         let batch = x.par_chunks(slice * plan.input_len()).zip(dy.par_chunks(slice * plan.output_len()));
         partials.zip(batch).for_each(|(sums, (x, dy))| {

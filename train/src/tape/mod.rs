@@ -20,8 +20,8 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use sr2_kernels::Isa;
 use sr2_kernels::training::{block_images, unblock_rows};
+use sr2_kernels::{Aligned, Isa};
 use sr2_models::Graph;
 
 use crate::cross_entropy::cross_entropy;
@@ -37,7 +37,7 @@ pub struct TapeExecutor {
     layout: ParameterLayout,
     plan: Plan,
     /// One per entry of the plan's `buffer_lens`, for `max_batch` images each.
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Aligned>,
     running: Vec<f32>,
     support: Support,
     max_batch: usize,
@@ -97,7 +97,8 @@ impl TapeExecutor {
         let mut buffers = Vec::with_capacity(plan.buffer_lens.len());
         for len in &plan.buffer_lens {
             let size = len.checked_mul(max_batch).filter(|size| *size < isize::MAX as usize / 4);
-            buffers.push(vec![0.0; size.ok_or_else(|| error(format!("a batch of {max_batch} images is too large")))?]);
+            let size = size.ok_or_else(|| error(format!("a batch of {max_batch} images is too large")))?;
+            buffers.push(Aligned::zeroed(size));
         }
         let mut running = vec![0.0; layout.buffers_len()];
         for segment in layout.buffers().iter().filter(|s| s.spec.role == sr2_models::ParameterRole::RunningVar) {
@@ -112,7 +113,7 @@ impl TapeExecutor {
 
     /// Bytes of activations, gradients and packed weights held.
     pub fn memory_bytes(&self) -> usize {
-        4 * self.buffers.iter().map(Vec::len).sum::<usize>()
+        4 * self.buffers.iter().map(|b| b.len()).sum::<usize>()
     }
 
     /// Time spent since the last call, by kind of work.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use sr2_kernels::Aligned;
 use sr2_kernels::training::{self as kernels, Activation, PoolShape, activate, activation_gradient, add_assign};
 
 use super::conv::Conv;
@@ -75,7 +76,7 @@ impl Step {
         &mut self,
         pass: &Pass,
         values: &[Value],
-        buffers: &mut [Vec<f32>],
+        buffers: &mut [Aligned],
         statistics: Statistics,
         running: &[f32],
     ) -> Result<(), ExecutorError> {
@@ -145,7 +146,7 @@ impl Step {
         &mut self,
         pass: &Pass,
         values: &[Value],
-        buffers: &mut [Vec<f32>],
+        buffers: &mut [Aligned],
         gradient: &mut [f32],
         times: &mut PhaseTimes,
     ) {
@@ -161,7 +162,7 @@ impl Step {
                     Target::Add(buffer) => (Some(buffer), true),
                     Target::None | Target::Take => (None, false),
                 };
-                let mut dx = buffer.map_or_else(Vec::new, |buffer| std::mem::take(&mut buffers[buffer]));
+                let mut dx = buffer.map_or_else(Aligned::default, |buffer| std::mem::take(&mut buffers[buffer]));
                 let x = &buffers[from.buffer][..pass.count * from.len()];
                 let input = buffer.map(|_| InputGradient { values: &mut dx[..pass.count * from.len()], accumulate });
                 conv.backward(pass, x, dy, input, gradient, times);
@@ -255,7 +256,7 @@ impl Step {
 }
 
 /// Gives `gradient` unchanged to an input.
-fn pass_on(pass: &Pass, gradient: &[f32], len: usize, target: Target, buffers: &mut [Vec<f32>]) {
+fn pass_on(pass: &Pass, gradient: &[f32], len: usize, target: Target, buffers: &mut [Aligned]) {
     match target {
         Target::None | Target::Take => {}
         Target::Replace(buffer) => {
@@ -276,7 +277,7 @@ fn add_images(
     output_len: usize,
     input_len: usize,
     target: Target,
-    buffers: &mut [Vec<f32>],
+    buffers: &mut [Aligned],
     add: impl Fn(usize, &[f32], &mut [f32]) + Sync,
 ) {
     let (Target::Replace(buffer) | Target::Add(buffer)) = target else { return };

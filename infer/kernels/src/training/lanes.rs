@@ -58,7 +58,7 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
     #[target_feature(enable = "avx2,fma,avx512f")]
     fn avx512<K: Kernel>(kernel: K) {
         // SAFETY: this function is only entered where AVX-512F exists.
-        unsafe { kernel.run::<x86::Avx512, 14>() }
+        unsafe { kernel.run::<x86::Avx512, 16>() }
     }
 
     match isa {

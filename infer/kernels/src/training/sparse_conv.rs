@@ -135,10 +135,12 @@ impl Kernel for Run<'_> {
         assert!(products.as_ref().is_none_or(|p| p.values.len() == len && p.sums.len() == weights.nnz()));
         let band_len = sweep.source.blocks() * BLOCK * sweep.plane();
         let tile_len = sweep.destination.blocks() * BLOCK * TILE * IMAGES;
-        if scratch.len() < band_len + tile_len {
-            scratch.resize(band_len + tile_len, 0.0);
+        if scratch.len() < BLOCK + band_len + tile_len {
+            scratch.resize(BLOCK + band_len + tile_len, 0.0);
         }
-        let (planes, rest) = scratch.split_at_mut(band_len);
+        // A vector that crosses a cache line costs two loads.
+        let line = scratch.as_ptr().align_offset(size_of::<[f32; BLOCK]>());
+        let (planes, rest) = scratch[line..].split_at_mut(band_len);
         let buffer = &mut rest[..tile_len];
         let mut staging = Staging::new();
         for band in 0..sweep.bands {

@@ -80,11 +80,16 @@ const STAGED: usize = (RUN + 1) * BLOCK;
 /// Images often lie a power of two apart, where as many lines of the cache as images would compete for one place:
 /// reading (and writing) runs of pixels image by image keeps one image's at a time.
 #[derive(Debug)]
-pub(super) struct Staging(Box<[[f32; STAGED]; IMAGES]>);
+pub(super) struct Staging(Box<Staged>);
+
+/// On the boundary of a cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Staged([[f32; STAGED]; IMAGES]);
 
 impl Staging {
     pub fn new() -> Self {
-        Self(Box::new([[0.0; STAGED]; IMAGES]))
+        Self(Box::new(Staged([[0.0; STAGED]; IMAGES])))
     }
 
     /// Reads one block of pixels, the first image's at `places`.
@@ -97,7 +102,7 @@ impl Staging {
         pixels: usize,
         places: impl Fn(usize) -> usize,
     ) {
-        for (image, staged) in self.0[..images].iter_mut().enumerate() {
+        for (image, staged) in self.0.0[..images].iter_mut().enumerate() {
             let from = &from[image * image_len..];
             for (p, staged) in staged.as_chunks_mut::<BLOCK>().0[..pixels].iter_mut().enumerate() {
                 *staged = *from[places(p)..].first_chunk().expect("a whole block");
@@ -115,7 +120,7 @@ impl Staging {
         pixels: usize,
         places: impl Fn(usize) -> usize,
     ) {
-        for (image, staged) in self.0[..images].iter().enumerate() {
+        for (image, staged) in self.0.0[..images].iter().enumerate() {
             let to = &mut to[image * image_len..];
             for (p, staged) in staged.as_chunks::<BLOCK>().0[..pixels].iter().enumerate() {
                 *to[places(p)..].first_chunk_mut().expect("a whole block") = *staged;
@@ -131,8 +136,8 @@ impl Staging {
     #[inline(always)]
     pub unsafe fn transpose_to<L: Lanes>(&mut self, images: usize, pixels: usize, step: usize, to: &mut [f32]) {
         assert!(pixels <= RUN && to.len() >= (BLOCK - 1) * step + pixels * IMAGES);
-        self.0[images..].iter_mut().for_each(|staged| staged[..pixels * BLOCK].fill(0.0));
-        let (from, to) = (self.0.as_ptr().cast::<f32>(), to.as_mut_ptr());
+        self.0.0[images..].iter_mut().for_each(|staged| staged[..pixels * BLOCK].fill(0.0));
+        let (from, to) = (self.0.0.as_ptr().cast::<f32>(), to.as_mut_ptr());
         for p in 0..pixels {
             // SAFETY: within the slice and the staged pixels, as asserted.
             unsafe { L::transpose(from.add(p * BLOCK), STAGED, to.add(p * IMAGES), step) };
@@ -146,7 +151,7 @@ impl Staging {
     #[inline(always)]
     pub unsafe fn transpose_from<L: Lanes>(&mut self, from: &[f32], step: usize, pixels: usize) {
         assert!(pixels <= RUN && from.len() >= (BLOCK - 1) * step + pixels * IMAGES);
-        let (from, to) = (from.as_ptr(), self.0.as_mut_ptr().cast::<f32>());
+        let (from, to) = (from.as_ptr(), self.0.0.as_mut_ptr().cast::<f32>());
         for p in 0..pixels {
             // SAFETY: within the slice and the staged pixels, as asserted.
             unsafe { L::transpose(from.add(p * IMAGES), step, to.add(p * BLOCK), STAGED) };
