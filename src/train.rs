@@ -16,6 +16,7 @@ use sr2_train::penalty::Penalty;
 use sr2_train::progress::Progress;
 use sr2_train::regulariser::Bounds;
 use sr2_train::share::Share;
+use sr2_train::tape::Precision;
 use sr2_train::{Config, ExecutorKind, Method, Outcome, Summary, TrainError};
 
 use crate::Format;
@@ -40,7 +41,7 @@ pub struct Arguments {
     #[arg(long, value_name = "RUN", conflicts_with_all = [
         "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "penalty", "group",
         "bounds", "scale", "lambda", "sparsity", "share", "debias", "keep", "momentum", "nesterov", "test_every", "ema",
-        "teacher", "minutes", "seed", "device", "executor", "threads", "runs", "name",
+        "teacher", "minutes", "seed", "device", "executor", "precision", "threads", "runs", "name",
     ])]
     resume: Option<PathBuf>,
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
@@ -119,6 +120,9 @@ pub struct Arguments {
     /// auto, tape (our CPU kernels) or candle [default: auto: tape on the CPU]
     #[arg(long, value_parser = by_name::<ExecutorKind>)]
     executor: Option<ExecutorKind>,
+    /// f32, or bf16 for dense convolutions on a CPU with AVX512-BF16 [default: f32]
+    #[arg(long, value_parser = by_name::<Precision>)]
+    precision: Option<Precision>,
     /// Threads that compute [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -188,6 +192,7 @@ impl Arguments {
         set(&mut config.seed, &self.seed);
         set(&mut config.device, &self.device);
         set(&mut config.executor, &self.executor);
+        set(&mut config.precision, &self.precision);
         set(&mut config.runs, &self.runs);
         set(&mut config.test_every, &self.test_every);
         config.nesterov |= self.nesterov;

@@ -1,7 +1,7 @@
-"""Times training steps of the CPU executor and of PyTorch (fp32, channels_last), interleaved on this machine.
+"""Times training steps of the CPU executor and of PyTorch (channels_last), interleaved on this machine.
 
 Usage: python compare_pytorch.py [--networks resnet20,resnet18,...] [--kinds step:0,step:90,sr2:95] [--batch 128]
-                                 [--threads 2] [--rounds 3] [--seconds 2] [--program PROGRAM] [--json]
+                                 [--threads 2] [--rounds 3] [--seconds 2] [--bf16] [--program PROGRAM] [--json]
 
 Needs torch. PROGRAM is the built example `cpu_step` (default: target/release/examples/cpu_step; its --help tells the
 kinds; `kind:zeros` is a kind at that per cent of zero weights). PyTorch always does the dense step: forward,
@@ -96,7 +96,7 @@ def networks(nn, functional):
     }
 
 
-def measure_pytorch(network, batch, threads, seconds):
+def measure_pytorch(network, batch, threads, seconds, bf16):
     """Prints one JSON line; runs in a process of its own."""
     import torch
 
@@ -109,7 +109,9 @@ def measure_pytorch(network, batch, threads, seconds):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(net(x), y).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = torch.nn.functional.cross_entropy(net(x), y)
+        loss.backward()
         optimizer.step()
 
     step()
@@ -137,18 +139,21 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--bf16", action="store_true", help="bf16 kernels against PyTorch's bf16 autocast")
     parser.add_argument("--program", default="target/release/examples/cpu_step")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     fixed = ["--batch", options.batch, "--threads", options.threads, "--seconds", options.seconds]
+    precision = ["--bf16"] if options.bf16 else []
     for network in options.networks.split(","):
         kinds = options.kinds.split(",")
         peers, ours = [], {kind: [] for kind in kinds}
         for _ in range(options.rounds):
-            peers.append(run([sys.executable, __file__, MEASURE, network, options.batch, options.threads, options.seconds]))
+            sizes = [network, options.batch, options.threads, options.seconds]
+            peers.append(run([sys.executable, __file__, MEASURE, *sizes, *precision]))
             for kind in kinds:
                 step, zeros = kind.split(":")
-                asked = ["--networks", network, "--steps", step, "--sparsity", zeros, "--executors", "tape", "--json"]
+                asked = ["--networks", network, "--steps", step, "--sparsity", zeros, "--executors", "tape", "--json", *precision]
                 ours[kind].append(run([options.program, *asked, *fixed]))
         for kind in kinds:
             report(network, kind, peers, ours[kind], options.json)
@@ -176,6 +181,6 @@ def report(network, kind, peers, rows, as_json):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [MEASURE]:
-        measure_pytorch(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
+        measure_pytorch(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), "--bf16" in sys.argv)
     else:
         main()

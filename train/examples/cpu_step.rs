@@ -22,7 +22,7 @@ use sr2_train::penalty::Penalty;
 use sr2_train::pruning::{PruningPlan, Target};
 use sr2_train::share::{PenalisedLayer, Share};
 use sr2_train::sr2::Sr2;
-use sr2_train::tape::{PhaseTimes, TapeExecutor};
+use sr2_train::tape::{PhaseTimes, Precision, TapeExecutor};
 
 /// Times training steps on the CPU, split by phase.
 #[derive(Parser)]
@@ -39,6 +39,9 @@ struct Options {
     /// Per cent of the prunable weights that are zero.
     #[arg(long, value_delimiter = ',', default_value = "0,80,90,95,98")]
     sparsity: Vec<u32>,
+    /// Compute dense convolutions of the tape in bf16.
+    #[arg(long)]
+    bf16: bool,
     #[arg(long, default_value_t = 128)]
     batch: usize,
     #[arg(long, default_value_t = 2)]
@@ -123,7 +126,9 @@ enum Running {
 impl Running {
     fn new(engine: Engine, graph: &Graph, options: &Options) -> Result<Self, ExecutorError> {
         if engine == Engine::Tape {
-            return Ok(Self::Tape(TapeExecutor::new(graph, options.batch, options.threads)?));
+            let mut tape = TapeExecutor::new(graph, options.batch, options.threads)?;
+            tape.set_precision(if options.bf16 { Precision::Bf16 } else { Precision::F32 })?;
+            return Ok(Self::Tape(tape));
         }
         let layout = ParameterLayout::new(graph);
         let mut buffers = vec![0.0; layout.buffers_len()];

@@ -14,6 +14,7 @@ use crate::group::Group;
 use crate::penalty::Penalty;
 use crate::regulariser::Bounds;
 use crate::share::Share;
+use crate::tape::Precision;
 
 mod resolve;
 #[cfg(test)]
@@ -86,6 +87,8 @@ pub struct Config {
     pub device: DeviceKind,
     /// What computes the network.
     pub executor: ExecutorKind,
+    /// What dense convolutions multiply in training; weights and checkpoints are f32 in any case.
+    pub precision: Precision,
     /// Threads that compute, the same bits whatever their number; by default all that the machine has.
     pub threads: Option<usize>,
     /// Threads that prepare batches.
@@ -164,6 +167,7 @@ impl Default for Config {
             seed: 0,
             device: DeviceKind::Cpu,
             executor: ExecutorKind::Auto,
+            precision: Precision::F32,
             threads: None,
             workers: 1,
             scale: BTreeMap::new(),

@@ -11,6 +11,19 @@ pub struct Avx2(());
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Avx512(());
 
+/// Proof that the CPU has AVX512-BF16 beside what [`Avx512`] proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Avx512Bf16(());
+
+/// A tier of kernels that multiply pairs of bf16 values and add them up in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bf16 {
+    /// Portable code: the reference of the other tier, far slower than f32.
+    Scalar,
+    /// 512-bit vectors.
+    Avx512(Avx512Bf16),
+}
+
 /// Proof that the CPU has NEON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Neon(());
@@ -82,6 +95,24 @@ impl Avx512 {
     }
 }
 
+impl Avx512Bf16 {
+    /// The token, where the CPU has it.
+    pub fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx512::detect().is_some() && is_x86_feature_detected!("avx512bf16") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
+impl Bf16 {
+    /// Every tier of this CPU, slowest first.
+    pub fn available() -> Vec<Self> {
+        std::iter::once(Self::Scalar).chain(Avx512Bf16::detect().map(Self::Avx512)).collect()
+    }
+}
+
 impl Neon {
     /// The token, where the CPU has NEON.
     pub fn detect() -> Option<Self> {
@@ -125,6 +156,15 @@ impl Isa {
             Self::Avx2(_) => NAMES[1],
             Self::Avx512(_) => NAMES[2],
             Self::Neon(_) => NAMES[3],
+        }
+    }
+
+    /// The tier of bf16 kernels that goes with this one and is faster than f32; so far AVX-512 has one, on CPUs with
+    /// AVX512-BF16.
+    pub fn bf16(self) -> Option<Bf16> {
+        match self {
+            Self::Avx512(_) => Avx512Bf16::detect().map(Bf16::Avx512),
+            _ => None,
         }
     }
 

@@ -39,7 +39,7 @@ pub use activation::Activation;
 pub use arena::Aligned;
 pub use builder::{BufferId, Conv, NO_CLIP, ProgramBuilder};
 pub use combine::Combination;
-pub use isa::{Avx2, Avx512, Isa, IsaError, Neon};
+pub use isa::{Avx2, Avx512, Avx512Bf16, Bf16, Isa, IsaError, Neon};
 pub use peak::peak_flops;
 pub use plane::Plane;
 pub use pooling::Pooling;

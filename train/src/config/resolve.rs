@@ -10,6 +10,7 @@ use crate::candle_executor::DeviceKind;
 use crate::penalty::Penalty;
 use crate::regulariser::Bounds;
 use crate::share::Share;
+use crate::tape::Precision;
 
 impl Config {
     /// Checks every setting and fills in the optional ones, but for `name` and `data`.
@@ -52,7 +53,11 @@ impl Config {
         check(!tape_on_cuda, "executor", "tape", "candle or auto with device cuda")?;
         check((1..=1024).contains(&threads), "threads", threads, "1 to 1024")?;
         check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
-        Isa::from_env()?;
+        let isa = Isa::from_env()?;
+        let f32 = self.precision == Precision::F32;
+        check(tape || f32, "precision", "bf16", "f32 on candle; executor tape has bf16")?;
+        let bf16 = isa.bf16().is_some();
+        check(bf16 || f32, "precision", "bf16", format!("f32: no AVX512-BF16 with the {isa} kernels of this CPU"))?;
         Ok(self)
     }
 

@@ -30,7 +30,7 @@ fn wrong_types_and_broken_text_are_named_with_their_line() {
 #[test]
 fn values_out_of_range_are_named() {
     type Change = fn(&mut Config);
-    let cases: [(Change, &str); 24] = [
+    let cases: [(Change, &str); 25] = [
         (|c| c.sparsity = Some(1.0), "sparsity is 1, expected a fraction from 0 to below 1"),
         (|c| (c.sparsity, c.lambda) = (Some(0.9), Some(1e-3)), "sparsity is 0.9, expected either sparsity or lambda"),
         (|c| c.debias = Some(1.5), "debias is 1.5, expected a fraction from 0 to 1"),
@@ -55,6 +55,10 @@ fn values_out_of_range_are_named() {
         (
             |c| (c.teacher, c.executor) = (Some("t".into()), ExecutorKind::Candle),
             "teacher is set, expected none on can",
+        ),
+        (
+            |c| (c.precision, c.executor) = (Precision::Bf16, ExecutorKind::Candle),
+            "precision is bf16, expected f32 on candle",
         ),
         (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
         (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),

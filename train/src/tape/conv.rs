@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use sr2_kernels::Aligned;
-use sr2_kernels::training::{ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels};
+use sr2_kernels::training::{
+    ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels, pair_images, pair_rows,
+};
+use sr2_kernels::{Aligned, Bf16};
 use sr2_models as models;
 
 use super::Pass;
@@ -38,6 +40,9 @@ const FORWARD_BREAK_EVEN: f64 = 0.38;
 const INPUT_GRADIENT_BREAK_EVEN: f64 = 0.38;
 /// The same for that of the weight.
 const WEIGHT_GRADIENT_BREAK_EVEN: f64 = 0.45;
+
+/// What the dense kernels gain by bf16: the sparse ones, in f32, break even at so many times lower a density.
+const BF16_GAIN: f64 = 1.9;
 
 /// Parts into which a weight gradient is cut, by slices of the batch and by output channels; enough for any desktop CPU,
 /// few enough for little memory.
@@ -111,15 +116,18 @@ impl Conv {
         }
         let bias = self.bias.is_some().then_some(&padded_bias[..]);
         self.density = felt_density(weights, pass.count);
-        if let Some(sparse) = sparse.as_mut().filter(|_| self.density < FORWARD_BREAK_EVEN) {
+        if let Some(sparse) = sparse.as_mut().filter(|_| self.density < break_even(pass, FORWARD_BREAK_EVEN)) {
             sparse.forward(pass, weights, bias, x, y);
             return;
         }
-        let blocks = packed.par_chunks_mut(plan.forward_block_len()).enumerate();
-        blocks.for_each(|(block, packed)| plan.pack_forward(block, weights, packed));
+        let bf16 = bf16(plan, pass);
+        pack(pass, bf16, plan.forward_block_len(), packed, |block, packed| plan.pack_forward(block, weights, packed));
         let images = images_together(plan, pass);
         let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
-        groups.for_each(|(y, x)| plan.forward(pass.isa, x, packed, bias, y));
+        groups.for_each(|(y, x)| match bf16 {
+            None => plan.forward(pass.isa, x, packed, bias, y),
+            Some(bf16) => plan.forward_bf16(bf16, x, packed, bias, y, &mut pass.scratch.get()),
+        });
     }
 
     /// Adds the gradients of weight and bias, and passes the output's gradient on, at the weights of the last forward
@@ -137,12 +145,14 @@ impl Conv {
             add_bias_gradient(pass, &self.plan, dy, &mut gradient[bias.clone()]);
         }
         let frozen = pass.support == Support::Frozen;
-        let sparse_weight = self.sparse.is_some() && frozen && self.density < WEIGHT_GRADIENT_BREAK_EVEN;
+        let sparse_weight =
+            self.sparse.is_some() && frozen && self.density < break_even(pass, WEIGHT_GRADIENT_BREAK_EVEN);
         if !sparse_weight {
             timed(&mut times.conv_weight_gradient, || self.weight_gradient(pass, x, dy, gradient));
         }
         let start = Instant::now();
-        let sparse = self.sparse.as_mut().filter(|_| sparse_weight || self.density < INPUT_GRADIENT_BREAK_EVEN);
+        let by_density = self.density < break_even(pass, INPUT_GRADIENT_BREAK_EVEN);
+        let sparse = self.sparse.as_mut().filter(|_| sparse_weight || by_density);
         if let Some(sparse) = sparse {
             let weight = sparse_weight.then(|| (x, &mut gradient[self.weight.clone()]));
             if weight.is_some() || input.is_some() {
@@ -157,12 +167,17 @@ impl Conv {
     fn input_gradient(&mut self, pass: &Pass, dy: &[f32], dx: &mut [f32], accumulate: bool) {
         let Self { plan, packed_backward, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
-        let blocks = packed_backward.par_chunks_mut(plan.backward_block_len()).enumerate();
-        blocks.for_each(|(block, packed)| plan.pack_backward(block, weights, packed));
+        let bf16 = bf16(plan, pass);
+        pack(pass, bf16, plan.backward_block_len(), packed_backward, |block, packed| {
+            plan.pack_backward(block, weights, packed);
+        });
         let images = images_together(plan, pass);
         let groups = dx.par_chunks_mut(images * plan.input_len()).zip(dy.par_chunks(images * plan.output_len()));
-        groups.for_each(|(dx, dy)| {
-            plan.input_gradient(pass.isa, dy, packed_backward, dx, accumulate);
+        groups.for_each(|(dx, dy)| match bf16 {
+            None => plan.input_gradient(pass.isa, dy, packed_backward, dx, accumulate),
+            Some(bf16) => {
+                plan.input_gradient_bf16(bf16, dy, packed_backward, dx, accumulate, &mut pass.scratch.get());
+            }
         });
     }
 
@@ -172,8 +187,18 @@ impl Conv {
         // A depthwise gradient takes all blocks at once.
         let parts = if plan.is_depthwise() { 1 } else { blocks.min(PARTS / 2) };
         let part_blocks = blocks.div_ceil(parts);
-        let slice = pass.count.div_ceil(PARTS / parts);
-        let slices = pass.count.div_ceil(slice);
+        let bf16 = bf16(plan, pass);
+        let mut words = pass.scratch.words();
+        let (x, dy, count) = match bf16 {
+            None => (x, dy, pass.count),
+            Some(bf16) => {
+                let [x_words, dy_words] = &mut *words;
+                let x = image_pairs(bf16, plan.input_len(), x, x_words);
+                (x, image_pairs(bf16, plan.output_len(), dy, dy_words), pass.count.div_ceil(2))
+            }
+        };
+        let slice = count.div_ceil(PARTS / parts);
+        let slices = count.div_ceil(slice);
         let partial_len = slices * blocks * block_len;
         if partial.len() < partial_len {
             *partial = Aligned::zeroed(partial_len);
@@ -186,7 +211,10 @@ impl Conv {
                 let first = part * part_blocks;
                 let range = first..first + sums.len() / block_len;
                 sums.fill(0.0);
-                plan.weight_gradient(pass.isa, range, x, dy, sums);
+                match bf16 {
+                    None => plan.weight_gradient(pass.isa, range, x, dy, sums),
+                    Some(bf16) => plan.weight_gradient_bf16(bf16, range, x, dy, sums),
+                }
             });
         });
         let (first, others) = partial.split_at_mut(blocks * block_len);
@@ -199,6 +227,49 @@ impl Conv {
             plan.unpack_gradient(block, sum, gradient);
         });
     }
+}
+
+fn break_even(pass: &Pass, density: f64) -> f64 {
+    if pass.bf16.is_some() { density / BF16_GAIN } else { density }
+}
+
+/// The bf16 kernels that compute a convolution, if any.
+fn bf16(plan: &Convolution, pass: &Pass) -> Option<Bf16> {
+    pass.bf16.filter(|_| !plan.is_depthwise())
+}
+
+/// Words of two images each, in `words`.
+fn image_pairs<'a>(bf16: Bf16, len: usize, images: &[f32], words: &'a mut Aligned) -> &'a [f32] {
+    let total = (images.len() / len).div_ceil(2) * len;
+    if words.len() < total {
+        *words = Aligned::zeroed(total);
+    }
+    let pairs = words[..total].par_chunks_mut(len).zip(images.par_chunks(2 * len));
+    pairs.for_each(|(words, images)| pair_images(bf16, len, images, words));
+    &words[..total]
+}
+
+/// Packs block after block of weights by `pack_block`; for bf16 only the first half of `packed` is used.
+fn pack(
+    pass: &Pass,
+    bf16: Option<Bf16>,
+    block_len: usize,
+    packed: &mut [f32],
+    pack_block: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    if bf16.is_none() {
+        packed.par_chunks_mut(block_len).enumerate().for_each(|(block, packed)| pack_block(block, packed));
+        return;
+    }
+    let half = packed.len() / 2;
+    packed[..half].par_chunks_mut(block_len / 2).enumerate().for_each(|(block, words)| {
+        let mut scratch = pass.scratch.get();
+        if scratch.len() < block_len {
+            scratch.resize(block_len, 0.0);
+        }
+        pack_block(block, &mut scratch[..block_len]);
+        pair_rows(&scratch[..block_len], words);
+    });
 }
 
 /// Images that one task computes: as many as fit the caches, unless threads would go without.

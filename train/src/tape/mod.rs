@@ -20,8 +20,9 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde::{Deserialize, Serialize};
 use sr2_kernels::training::{block_images, unblock_rows};
-use sr2_kernels::{Aligned, Isa};
+use sr2_kernels::{Aligned, Bf16, Isa};
 use sr2_models::Graph;
 
 use crate::cross_entropy::cross_entropy;
@@ -42,9 +43,21 @@ pub struct TapeExecutor {
     support: Support,
     max_batch: usize,
     isa: Isa,
+    bf16: Option<Bf16>,
     threads: ThreadPool,
     scratch: Scratch,
     times: PhaseTimes,
+}
+
+/// What dense convolutions and linear layers multiply in training; everything else is f32, sums and weights too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// Activations, gradients and weights rounded to bf16. Depthwise and sparse convolutions stay f32.
+    Bf16,
 }
 
 /// What batch norm normalises with.
@@ -59,6 +72,8 @@ enum Statistics {
 /// What every step of one pass shares.
 struct Pass<'a> {
     isa: Isa,
+    /// How dense convolutions multiply, unless in f32.
+    bf16: Option<Bf16>,
     /// Images in the batch.
     count: usize,
     parameters: &'a [f32],
@@ -66,14 +81,24 @@ struct Pass<'a> {
     support: Support,
 }
 
-/// Working memory, one piece a thread.
-struct Scratch(Vec<Mutex<Vec<f32>>>);
+/// Working memory.
+struct Scratch {
+    /// One piece a thread.
+    of_threads: Vec<Mutex<Vec<f32>>>,
+    /// A layer's input and output gradient in bf16.
+    words: Mutex<[Aligned; 2]>,
+}
 
 impl Scratch {
     /// The calling thread's piece.
     fn get(&self) -> MutexGuard<'_, Vec<f32>> {
         let index = rayon::current_thread_index().expect("called inside the pool");
-        self.0[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.of_threads[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The words, for the one layer that is computed.
+    fn words(&self) -> MutexGuard<'_, [Aligned; 2]> {
+        self.words.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -106,9 +131,26 @@ impl TapeExecutor {
         }
         let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
         let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
-        let scratch = Scratch((0..threads).map(|_| Mutex::default()).collect());
+        let of_threads = (0..threads).map(|_| Mutex::default()).collect();
+        let scratch = Scratch { of_threads, words: Mutex::default() };
         let (support, times) = Default::default();
-        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, threads: pool, scratch, times })
+        let bf16 = None;
+        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, bf16, threads: pool, scratch, times })
+    }
+
+    /// Trains in this precision from now on; [`Executor::logits`] stays f32.
+    ///
+    /// # Errors
+    /// If the instructions have no bf16.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<(), ExecutorError> {
+        self.bf16 = match precision {
+            Precision::F32 => None,
+            Precision::Bf16 => {
+                let missing = || error(format!("the {} kernels of this CPU have no bf16; use f32", self.isa));
+                Some(self.isa.bf16().ok_or_else(missing)?)
+            }
+        };
+        Ok(())
     }
 
     /// Bytes of activations, gradients and packed weights held.
@@ -166,8 +208,9 @@ impl TapeExecutor {
         count: usize,
         statistics: Statistics,
     ) -> Result<(), ExecutorError> {
-        let Self { plan, buffers, running, isa, threads, scratch, support, times, .. } = self;
-        let pass = Pass { isa: *isa, count, parameters, scratch, support: *support };
+        let Self { plan, buffers, running, isa, bf16, threads, scratch, support, times, .. } = self;
+        let bf16 = bf16.filter(|_| statistics == Statistics::Batch);
+        let pass = Pass { isa: *isa, bf16, count, parameters, scratch, support: *support };
         let input = &plan.values[0];
         threads.install(|| {
             let (plain_len, area) = (input.channels * input.area(), input.area());
@@ -212,14 +255,14 @@ impl Executor for TapeExecutor {
         let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
         let loss = blend(loss, &logits, &batch.teacher, classes, Some(&mut logits_gradient));
 
-        let Self { plan, buffers, running, isa, threads, scratch, support, times, .. } = self;
+        let Self { plan, buffers, running, isa, bf16, threads, scratch, support, times, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
         gradient.fill(0.0);
         let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
         let rows = buffers[output_gradient].chunks_exact_mut(plan.values[plan.output].len());
         rows.zip(logits_gradient.chunks_exact(classes)).for_each(|(to, row)| block_images(classes, 1, row, to));
         times.rest += start.elapsed();
-        let pass = Pass { isa: *isa, count, parameters, scratch, support: *support };
+        let pass = Pass { isa: *isa, bf16: *bf16, count, parameters, scratch, support: *support };
         threads.install(|| {
             for step in plan.steps.iter_mut().rev() {
                 step.backward(&pass, &plan.values, buffers, gradient, times);

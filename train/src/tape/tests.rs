@@ -1,9 +1,10 @@
 //! The executor against PyTorch in f64 (`tests/reference/tape.py`), against itself, and on the whole zoo.
 
 use serde::Deserialize;
+use sr2_kernels::Isa;
 use sr2_models::{Clip, Conv, Gemm, Graph, GraphBuilder, Node, Op, ParameterRole, zoo};
 
-use super::TapeExecutor;
+use super::{Precision, TapeExecutor};
 use crate::candle_executor::{CandleExecutor, DeviceKind};
 use crate::executor::{Batch, Executor, Support};
 
@@ -245,6 +246,37 @@ fn zeros_of_a_frozen_support_have_no_gradient() {
     // Too few images for the sparse kernels.
     assert_frozen_is_masked(&mut tape, &x, &batch(&graph, 2));
     assert_frozen_is_masked(&mut candle, &x, &sparse_batch);
+}
+
+/// Relative change of a loss that rounding of the factors to 8 bits causes after a few layers.
+const BF16_TOLERANCE: f64 = 0.02;
+
+/// The same for the norm of a gradient, in which some ReLUs switch.
+const BF16_GRADIENT_TOLERANCE: f64 = 0.2;
+
+#[test]
+fn bf16_gives_the_loss_and_gradient_within_its_rounding() {
+    if Isa::best().bf16().is_none() {
+        return;
+    }
+    let graph = zoo::build("resnet8", 10).unwrap();
+    let results = [(Precision::F32, 2), (Precision::Bf16, 2), (Precision::Bf16, 3)].map(|(precision, threads)| {
+        let mut executor = TapeExecutor::new(&graph, 17, threads).unwrap();
+        executor.set_precision(precision).unwrap();
+        let (x, batch) = (parameters(&executor, he), batch(&graph, 17));
+        let mut gradient = vec![0.0; x.len()];
+        let loss = executor.loss_and_gradient(&x, &batch, &mut gradient).unwrap();
+        assert_eq!(executor.loss(&x, &batch).unwrap(), loss);
+        (loss, gradient, executor.logits(&x, &batch.images, 17).unwrap())
+    });
+    let [(f32_loss, f32_gradient, _), (loss, gradient, _), _] = &results;
+    assert!(results[1] == results[2], "two and three threads differ");
+    assert_ne!(loss, f32_loss, "nothing was rounded");
+    assert!((loss.loss / f32_loss.loss - 1.0).abs() < BF16_TOLERANCE, "{loss:?} {f32_loss:?}");
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let difference = square(&mut gradient.iter().zip(f32_gradient).map(|(g, e)| g - e));
+    let distance = (difference / square(&mut f32_gradient.iter().copied())).sqrt();
+    assert!(distance < BF16_GRADIENT_TOLERANCE, "relative distance of the gradients {distance}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(super) fn executor(config: &Config, graph: &Graph, buffers: Vec<f32>) -> Res
     }
     let threads = config.threads.expect("the configuration is resolved");
     let mut executor = TapeExecutor::new(graph, config.batch_size, threads)?;
+    executor.set_precision(config.precision)?;
     executor.set_buffers(&buffers);
     Ok(Box::new(executor))
 }

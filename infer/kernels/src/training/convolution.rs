@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::BLOCK;
-use super::correlate::{Correlate, correlate};
+use super::bf16::pair_lanes;
+use super::correlate::{Correlate, correlate, correlate_bf16};
 use super::correlation::{Axis, Correlation, Planes};
 use super::depthwise::{DepthwiseWeightGradient, add_depthwise_weight_gradient, correlate_depthwise};
-use super::weight_gradient::{WeightGradient, add_weight_gradient};
-use crate::Isa;
+use super::weight_gradient::{WeightGradient, add_weight_gradient, add_weight_gradient_bf16};
+use crate::{Bf16, Isa};
 
 /// Shape of a 2-D convolution with weight `[out_channels, in_channels / groups, kernel[0], kernel[1]]`. A linear layer
 /// is a 1x1 convolution of a 1x1 image.
@@ -226,6 +227,91 @@ impl Convolution {
             for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
                 let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
                 add_weight_gradient(isa, arguments);
+            }
+        }
+    }
+
+    /// [`Convolution::forward`] with inputs and weights rounded to bf16; `weights` went through [`super::pair_rows`].
+    /// `scratch` is grown as needed and holds nothing between calls.
+    ///
+    /// # Panics
+    /// If the convolution is depthwise, as the other functions of bf16.
+    pub fn forward_bf16(
+        &self,
+        bf16: Bf16,
+        input: &[f32],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        output: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        assert!(!self.depthwise, "a depthwise convolution has no bf16 kernel");
+        let sources = input.chunks(self.group * self.input_len());
+        for (source, y) in sources.zip(output.chunks_mut(self.group * self.output_len())) {
+            let arguments = Correlate {
+                correlation: &self.forward,
+                images: source.len() / self.input_len(),
+                source: pair_lanes(bf16, source, scratch),
+                weights,
+                weights_stride: self.forward_block_len() / 2,
+                bias,
+                destination: y,
+                accumulate: false,
+            };
+            correlate_bf16(bf16, arguments);
+        }
+    }
+
+    /// [`Convolution::input_gradient`] with the output's gradient and the weights rounded to bf16.
+    pub fn input_gradient_bf16(
+        &self,
+        bf16: Bf16,
+        output_gradient: &[f32],
+        weights: &[f32],
+        input_gradient: &mut [f32],
+        accumulate: bool,
+        scratch: &mut Vec<f32>,
+    ) {
+        assert!(!self.depthwise, "a depthwise convolution has no bf16 kernel");
+        let sources = output_gradient.chunks(self.group * self.output_len());
+        for (source, dx) in sources.zip(input_gradient.chunks_mut(self.group * self.input_len())) {
+            let images = source.len() / self.output_len();
+            let source = pair_lanes(bf16, source, scratch);
+            let mut offset = 0;
+            for phase in &self.backward {
+                let arguments = Correlate {
+                    correlation: &phase.correlation,
+                    images,
+                    source,
+                    weights: &weights[offset..],
+                    weights_stride: self.backward_block_len() / 2,
+                    bias: None,
+                    destination: &mut *dx,
+                    accumulate,
+                };
+                correlate_bf16(bf16, arguments);
+                offset += self.phase_len(phase) / 2;
+            }
+        }
+    }
+
+    /// [`Convolution::weight_gradient`] with both factors rounded to bf16, in words of two images each that
+    /// [`super::pair_images`] makes.
+    pub fn weight_gradient_bf16(
+        &self,
+        bf16: Bf16,
+        blocks: Range<usize>,
+        input: &[f32],
+        output_gradient: &[f32],
+        sums: &mut [f32],
+    ) {
+        assert!(!self.depthwise, "a depthwise convolution has no bf16 kernel");
+        let sources = input.chunks(self.summed * self.input_len());
+        for (source, output_gradient) in sources.zip(output_gradient.chunks(self.summed * self.output_len())) {
+            let (images, correlation) = (source.len() / self.input_len(), &self.forward);
+            for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
+                let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
+                add_weight_gradient_bf16(bf16, arguments);
             }
         }
     }

@@ -4,16 +4,17 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::correlation::{Correlation, Position, Region};
-use super::lanes::{Kernel, Lanes, dispatch, dispatch_half, load_each};
-use crate::Isa;
+use super::lanes::{Kernel, Lanes, dispatch, dispatch_bf16, dispatch_half, load_each};
+use crate::{Bf16, Isa};
 
 /// Arguments of [`correlate`].
 pub(super) struct Correlate<'a> {
     pub correlation: &'a Correlation,
     pub images: usize,
+    /// The images, or for bf16 words of two neighbouring lanes.
     pub source: &'a [f32],
     /// `[destination block][source block][tap][source lane][destination lane]`, each destination block
-    /// `weights_stride` after the one before.
+    /// `weights_stride` after the one before; for bf16 words of two source lanes.
     pub weights: &'a [f32],
     pub weights_stride: usize,
     /// Start value of each destination channel (padded to blocks) instead of zero.
@@ -39,6 +40,12 @@ pub(super) fn correlate(isa: Isa, arguments: Correlate) {
     }
 }
 
+/// Computes a dense correlation of bf16 pairs.
+pub(super) fn correlate_bf16(bf16: Bf16, arguments: Correlate) {
+    let blocks = 0..arguments.correlation.destination().blocks();
+    dispatch_bf16(bf16, &mut Blocks { arguments, blocks });
+}
+
 /// A correlation of some of the destination's blocks.
 struct Blocks<'a> {
     arguments: Correlate<'a>,
@@ -49,11 +56,11 @@ impl Kernel for &mut Blocks<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes, const TILE: usize>(self) {
         let Correlate { correlation: c, images, source, weights, weights_stride, bias, .. } = self.arguments;
-        let block_weights = c.source().blocks() * c.taps() * BLOCK * BLOCK;
+        let block_weights = c.source().blocks() * c.taps() * BLOCK * BLOCK / L::FACTORS;
         let Range { start, end } = self.blocks;
         assert!(end <= c.destination().blocks() && bias.is_none_or(|b| b.len() >= end * BLOCK));
         assert!(start == end || weights.len() >= (end - 1) * weights_stride + block_weights, "{}", weights.len());
-        let regions = c.regions(images, source, self.arguments.destination);
+        let regions = c.regions(images, source.len() * L::FACTORS, self.arguments.destination.len());
         let chunk = (CHUNK / c.taps().max(1)).max(1);
         let destination = self.arguments.destination.as_mut_ptr();
         for block in start..end {
@@ -114,7 +121,8 @@ impl Sweep<'_> {
                     Start::Value(value) => [value; TILE],
                     Start::Destination => load_each(&to),
                 };
-                let sums = self.add_products(tile.map(|p| self.source.as_ptr().add(p.source as usize)), sums);
+                let sums =
+                    self.add_products(tile.map(|p| self.source.as_ptr().add(p.source as usize / L::FACTORS)), sums);
                 for p in 0..TILE {
                     sums[p].store(to[p]);
                 }
@@ -134,20 +142,20 @@ impl Sweep<'_> {
     ) -> [L; TILE] {
         let source = self.c.source();
         for block in self.chunk.clone() {
-            let channels = source.channels_of(block);
+            let words = source.channels_of(block).div_ceil(L::FACTORS);
             for tap in &self.region.taps {
-                let offset = block * source.plane() + tap.offset;
+                let offset = (block * source.plane() + tap.offset) / L::FACTORS;
                 // SAFETY: the weights cover all source blocks and taps, and windows lie within the source.
                 unsafe {
-                    let weights = self.weights.add((block * self.c.taps() + tap.index) * BLOCK * BLOCK);
+                    let weights = self.weights.add((block * self.c.taps() + tap.index) * BLOCK * BLOCK / L::FACTORS);
                     // A full block in its own branch, so that its loop has a constant length.
-                    if channels == BLOCK {
-                        for channel in 0..BLOCK {
-                            sums = add_channel(sums, from, offset + channel, weights.add(channel * BLOCK));
+                    if words == BLOCK / L::FACTORS {
+                        for word in 0..BLOCK / L::FACTORS {
+                            sums = add_word(sums, from, offset + word, weights.add(word * BLOCK));
                         }
                     } else {
-                        for channel in 0..channels {
-                            sums = add_channel(sums, from, offset + channel, weights.add(channel * BLOCK));
+                        for word in 0..words {
+                            sums = add_word(sums, from, offset + word, weights.add(word * BLOCK));
                         }
                     }
                 }
@@ -160,7 +168,7 @@ impl Sweep<'_> {
 /// # Safety
 /// `from + offset` and sixteen `weights` must be readable, and the CPU have `L`.
 #[inline(always)]
-unsafe fn add_channel<L: Lanes, const TILE: usize>(
+unsafe fn add_word<L: Lanes, const TILE: usize>(
     mut sums: [L; TILE],
     from: [*const f32; TILE],
     offset: usize,

@@ -146,11 +146,11 @@ impl Correlation {
         self.destination
     }
 
-    /// The regions, after checking that the buffers hold `images` images: then for each position of theirs every tap
+    /// The regions, after checking that so many values of `source` and `destination` hold `images` images: then for each position of theirs every tap
     /// and the destination lie within the buffers, for every block.
-    pub fn regions(&self, images: usize, source: &[f32], destination: &[f32]) -> &[Region] {
-        assert!(source.len() >= images * self.source.image(), "{} for {images} of {:?}", source.len(), self.source);
-        let (found, planes) = (destination.len(), self.destination);
+    pub fn regions(&self, images: usize, source: usize, destination: usize) -> &[Region] {
+        assert!(source >= images * self.source.image(), "{source} for {images} of {:?}", self.source);
+        let (found, planes) = (destination, self.destination);
         assert!(found >= images * planes.image(), "{found} for {images} of {planes:?}");
         &self.regions
     }

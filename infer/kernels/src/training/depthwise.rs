@@ -18,7 +18,7 @@ impl Kernel for Depthwise<'_> {
     unsafe fn run<L: Lanes, const TILE: usize>(self) {
         let Correlate { correlation: c, images, source, weights, weights_stride, bias, destination, accumulate } =
             self.0;
-        let regions = c.regions(images, source, destination);
+        let regions = c.regions(images, source.len(), destination.len());
         let blocks = c.destination().blocks();
         assert_eq!(c.source().blocks(), blocks);
         assert!(weights.len() >= (blocks - 1) * weights_stride + c.taps() * BLOCK, "{}", weights.len());
@@ -79,7 +79,7 @@ impl Kernel for DepthwiseWeightGradient<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes, const TILE: usize>(self) {
         let c = self.correlation;
-        let regions = c.regions(self.images, self.source, self.output_gradient);
+        let regions = c.regions(self.images, self.source.len(), self.output_gradient.len());
         assert_eq!(self.weight_gradient.len(), c.destination().blocks() * c.taps() * BLOCK);
         for (block, sums) in self.weight_gradient.chunks_exact_mut(c.taps() * BLOCK).enumerate() {
             let source = &self.source[block * c.source().plane()..];

@@ -1,6 +1,7 @@
 //! Sixteen f32 lanes in the registers of each tier, and the kernels generic over them.
 
-use crate::Isa;
+use super::bf16::unpair;
+use crate::{Bf16, Isa};
 
 /// Sixteen f32 values held in registers.
 ///
@@ -8,12 +9,14 @@ use crate::Isa;
 /// The methods may be called only where the CPU has the implementing tier's instructions; pointers must be valid for
 /// sixteen values (the scale of [`Lanes::add_scaled`] for one).
 pub(super) trait Lanes: Copy {
+    /// Factors in a word that [`Lanes::add_scaled`] takes: one f32, or two bf16.
+    const FACTORS: usize = 1;
     unsafe fn zero() -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// `self + a b`, lane by lane.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
-    /// `self + *scale vector`.
+    /// `self + *scale vector`; where words hold two factors, the sum of both products.
     unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self;
     /// Sum of the lanes.
     unsafe fn sum(self) -> f32;
@@ -91,6 +94,25 @@ pub(super) fn dispatch_half<K: Kernel>(isa: Isa, kernel: K) {
     }
 }
 
+/// Runs `kernel` on words of two bf16 values.
+#[inline]
+pub(super) fn dispatch_bf16<K: Kernel>(bf16: Bf16, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bf16")]
+    fn avx512<K: Kernel>(kernel: K) {
+        // SAFETY: this function is only entered where AVX512-BF16 exists.
+        unsafe { kernel.run::<x86::Avx512Bf16, 16>() }
+    }
+
+    match bf16 {
+        // SAFETY: the token exists only where the CPU has AVX512-BF16, AVX-512F, AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Bf16::Avx512(_) => unsafe { avx512(kernel) },
+        // SAFETY: plain Rust, no special instruction.
+        _ => unsafe { kernel.run::<ScalarBf16, 2>() },
+    }
+}
+
 /// Plain Rust, for CPUs without AVX2 and as the reference of the other tiers.
 #[derive(Clone, Copy)]
 struct Scalar([f32; 16]);
@@ -138,6 +160,61 @@ impl Lanes for Scalar {
                 unsafe { *to.add(i * to_step + j) = *from.add(j * from_step + i) };
             }
         }
+    }
+}
+
+/// [`Scalar`] sums of products of bf16 pairs.
+#[derive(Clone, Copy)]
+struct ScalarBf16(Scalar);
+
+impl Lanes for ScalarBf16 {
+    const FACTORS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: plain Rust.
+        Self(unsafe { Scalar::zero() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for sixteen values.
+        Self(unsafe { Scalar::load(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for sixteen values.
+        unsafe { self.0.store(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: plain Rust.
+        Self(unsafe { self.0.add_product(a.0, b.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self {
+        // SAFETY: the caller vouches for one value.
+        let scale = unpair(unsafe { *scale });
+        let sum = |i: usize| {
+            let factors = unpair(vector.0.0[i]);
+            self.0.0[i] + (scale[0] * factors[0] + scale[1] * factors[1])
+        };
+        Self(Scalar(std::array::from_fn(sum)))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: plain Rust.
+        unsafe { self.0.sum() }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { Scalar::transpose(from, from_step, to, to_step) }
     }
 }
 
@@ -288,6 +365,61 @@ mod x86 {
         unsafe fn sum(self) -> f32 {
             // SAFETY: the caller vouches for AVX-512F.
             unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+            // SAFETY: the caller's contract; the tier has AVX2.
+            unsafe { transpose(from, from_step, to, to_step) }
+        }
+    }
+
+    /// Sums in one 512-bit register of products of bf16 pairs.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512Bf16(Avx512);
+
+    impl Lanes for Avx512Bf16 {
+        const FACTORS: usize = 2;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: the caller vouches for AVX-512F.
+            Self(unsafe { Avx512::zero() })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller vouches for AVX-512F and sixteen values.
+            Self(unsafe { Avx512::load(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller vouches for AVX-512F and sixteen values.
+            unsafe { self.0.store(to) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller vouches for AVX-512F.
+            Self(unsafe { self.0.add_product(a.0, b.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self {
+            // SAFETY: the caller vouches for AVX512-BF16 and one value; a vector of either type is 512 bits.
+            unsafe {
+                let scale = _mm512_castps_si512(_mm512_set1_ps(*scale));
+                let vector = _mm512_castps_si512(vector.0.0);
+                let pairs = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
+                Self(Avx512(_mm512_dpbf16_ps(self.0.0, pairs(scale), pairs(vector))))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: the caller vouches for AVX-512F.
+            unsafe { self.0.sum() }
         }
 
         #[inline(always)]

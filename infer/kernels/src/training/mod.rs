@@ -5,6 +5,7 @@
 //! threads by cutting a batch into groups of images; every kernel works on the images it is given, in order, so
 //! results do not depend on the cut.
 
+mod bf16;
 mod convolution;
 mod correlate;
 mod correlation;
@@ -26,6 +27,7 @@ mod weight_gradient;
 #[cfg(test)]
 mod tests;
 
+pub use bf16::{pair_images, pair_rows};
 pub use convolution::{ConvShape, Convolution};
 pub use layout::{block_images, blocked_channels, concat, concat_gradient, flatten, flatten_gradient, unblock_rows};
 pub use norm::{

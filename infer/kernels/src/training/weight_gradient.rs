@@ -2,8 +2,8 @@
 
 use super::BLOCK;
 use super::correlation::{Correlation, Position, Tap};
-use super::lanes::{Kernel, Lanes, dispatch, dispatch_half, load_each};
-use crate::Isa;
+use super::lanes::{Kernel, Lanes, dispatch, dispatch_bf16, dispatch_half, load_each};
+use crate::{Bf16, Isa};
 
 /// Positions taken at a time, so that input and gradient stay in the first-level cache while all weights of a pair of
 /// blocks pass.
@@ -15,6 +15,7 @@ pub(super) struct WeightGradient<'a> {
     pub correlation: &'a Correlation,
     /// Output block to compute.
     pub block: usize,
+    /// Images, or for bf16 pairs of images, whose values share a word.
     pub images: usize,
     pub source: &'a [f32],
     pub output_gradient: &'a [f32],
@@ -28,13 +29,18 @@ pub(super) fn add_weight_gradient(isa: Isa, arguments: WeightGradient) {
     if channels > BLOCK / 2 { dispatch(isa, arguments) } else { dispatch_half(isa, arguments) }
 }
 
+/// Adds the dense weight gradient of some pairs of images in bf16.
+pub(super) fn add_weight_gradient_bf16(bf16: Bf16, arguments: WeightGradient) {
+    dispatch_bf16(bf16, arguments);
+}
+
 impl Kernel for WeightGradient<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes, const TILE: usize>(self) {
         let Self { correlation: c, images, source, output_gradient, .. } = self;
         let pair = c.taps() * BLOCK * BLOCK;
         assert_eq!(self.weight_gradient.len(), c.source().blocks() * pair);
-        let regions = c.regions(images, source, output_gradient);
+        let regions = c.regions(images, source.len(), output_gradient.len());
         let gradient = &output_gradient[self.block * c.destination().plane()..];
         for (source_block, sums) in self.weight_gradient.chunks_exact_mut(pair).enumerate() {
             let channels = c.source().channels_of(source_block);

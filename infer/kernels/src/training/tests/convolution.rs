@@ -1,9 +1,9 @@
 //! The convolution, its gradients and its weight packing against loops over every product.
 
 use super::*;
-use crate::Isa;
 use crate::guard::both;
-use crate::training::{ConvShape, Convolution};
+use crate::training::{ConvShape, Convolution, pair_images, pair_rows};
+use crate::{Bf16, Isa};
 
 /// A shape with its output inferred.
 #[allow(clippy::too_many_arguments, reason = "one row of the table of shapes")]
@@ -163,4 +163,78 @@ fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
 fn an_image_too_large_for_the_plan_is_refused() {
     let s = shape([32, 16], 1, [1 << 14, 1 << 14], [1, 1], [1, 1], [0; 4], [1, 1]);
     assert!(Convolution::new(s).is_none());
+}
+
+/// Values that bf16 holds exactly.
+fn bf16_values(seed: u64, len: usize) -> Vec<f32> {
+    values(seed, len).into_iter().map(|v| (v * 256.0).round() / 256.0).collect()
+}
+
+#[test]
+fn convolutions_of_bf16_and_their_gradients_agree_with_the_naive_twin() {
+    both(|| {
+        for (seed, s) in shapes().into_iter().enumerate() {
+            let plan = Convolution::new(s).unwrap();
+            if plan.is_depthwise() {
+                continue;
+            }
+            for images in [1, 3, plan.group() + 1] {
+                let (in_area, out_area) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
+                let weights_len = s.out_channels * s.in_channels / s.groups * s.kernel[0] * s.kernel[1];
+                // What rounding to bf16 does not change, so that only sums differ.
+                let x = bf16_values(seed as u64 + 1, images * s.in_channels * in_area);
+                let dy = bf16_values(seed as u64 + 2, images * s.out_channels * out_area);
+                let w = bf16_values(seed as u64 + 3, weights_len);
+                let bias = values(seed as u64 + 4, s.out_channels);
+
+                let mut y_expected: Vec<f64> =
+                    (0..dy.len()).map(|i| f64::from(bias[i / out_area % s.out_channels])).collect();
+                let (mut dx_expected, mut dw_expected) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+                for_each_product(&s, images, |o, i, k| {
+                    y_expected[o] += f64::from(x[i]) * f64::from(w[k]);
+                    dx_expected[i] += f64::from(dy[o]) * f64::from(w[k]);
+                    dw_expected[k] += f64::from(x[i]) * f64::from(dy[o]);
+                });
+
+                let pairs = |packed: Vec<f32>| {
+                    let mut words = vec![f32::NAN; packed.len() / 2];
+                    pair_rows(&packed, &mut words);
+                    words
+                };
+                let block_len = plan.forward_block_len();
+                let forward = pairs(pack(plan.output_blocks(), block_len, |b, to| plan.pack_forward(b, &w, to)));
+                let backward =
+                    pairs(pack(plan.input_blocks(), plan.backward_block_len(), |b, to| plan.pack_backward(b, &w, to)));
+                let mut padded_bias = bias.clone();
+                padded_bias.resize(plan.output_blocks() * BLOCK, 0.0);
+                let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
+                for bf16 in Bf16::available() {
+                    let what = |part| format!("{part} of {s:?}, {images} images, {bf16:?}");
+                    let mut scratch = Vec::new();
+                    let mut y = vec![f32::NAN; bdy.len()];
+                    plan.forward_bf16(bf16, &bx, &forward, Some(&padded_bias), &mut y, &mut scratch);
+                    assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
+
+                    let mut dx = vec![f32::NAN; bx.len()];
+                    plan.input_gradient_bf16(bf16, &bdy, &backward, &mut dx, false, &mut scratch);
+                    assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
+                    plan.input_gradient_bf16(bf16, &bdy, &backward, &mut dx, true, &mut scratch);
+                    let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
+                    assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
+
+                    let mut packed = vec![0.0; plan.output_blocks() * block_len];
+                    let pairs = images.div_ceil(2);
+                    let mut words = [plan.input_len(), plan.output_len()].map(|len| vec![f32::NAN; pairs * len]);
+                    pair_images(bf16, plan.input_len(), &bx, &mut words[0]);
+                    pair_images(bf16, plan.output_len(), &bdy, &mut words[1]);
+                    plan.weight_gradient_bf16(bf16, 0..plan.output_blocks(), &words[0], &words[1], &mut packed);
+                    let mut dw = vec![0.0; w.len()];
+                    for (b, dw) in dw.chunks_mut(plan.block_weights()).enumerate() {
+                        plan.unpack_gradient(b, &packed[b * block_len..(b + 1) * block_len], dw);
+                    }
+                    assert_close(&what("weight gradient"), &dw, &dw_expected);
+                }
+            }
+        }
+    });
 }
