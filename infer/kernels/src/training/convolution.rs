@@ -35,7 +35,7 @@ pub struct ConvShape {
 }
 
 /// Images that a group may fill, so that they stay in the second-level cache beside some weights.
-const GROUP_BYTES: usize = 320 << 10;
+const GROUP_BYTES: usize = 512 << 10;
 
 /// Most images in a group.
 const GROUP_IMAGES: usize = 16;
