@@ -59,7 +59,8 @@ impl Direction {
     pub fn look_ahead(self, gradient: &[f32], average: &mut [f32]) {
         if let Self::Momentum { beta, nesterov: true } = self {
             let beta = beta as f32;
-            average.iter_mut().zip(gradient).for_each(|(m, g)| *m = beta * *m + (1.0 - beta) * g);
+            let pairs = average.par_iter_mut().with_min_len(PIECE).zip(gradient);
+            pairs.for_each(|(m, g)| *m = beta * *m + (1.0 - beta) * g);
         }
     }
 
@@ -71,11 +72,12 @@ impl Direction {
         }
         mean_square.resize(gradient.len(), 0.0);
         let w = corrected_weight(0.999, step) as f32;
-        metric.clear();
-        metric.extend(mean_square.iter_mut().zip(gradient).map(|(r, g)| {
+        let pairs = mean_square.par_iter_mut().with_min_len(PIECE).zip(gradient);
+        let roots = pairs.map(|(r, g)| {
             *r += w * (g * g - *r);
             r.sqrt() + DELTA
-        }));
+        });
+        roots.collect_into_vec(metric);
     }
 }
 

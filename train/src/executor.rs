@@ -1,6 +1,8 @@
 //! What the training loop asks of whatever computes the network: losses, gradients and logits at a flat parameter
 //! vector. The optimizers know nothing else of the network, the device or the framework.
 
+use rayon::prelude::*;
+
 use crate::layout::ParameterLayout;
 
 /// A mini-batch ready for the network.
@@ -42,11 +44,8 @@ impl Support {
         }
         for segment in layout.trainable().iter().filter(|s| s.spec.role.is_prunable()) {
             let weights = &parameters[segment.range.clone()];
-            for (gradient, weight) in gradient[segment.range.clone()].iter_mut().zip(weights) {
-                if *weight == 0.0 {
-                    *gradient = 0.0;
-                }
-            }
+            let gradient = gradient[segment.range.clone()].par_iter_mut().with_min_len(1 << 15);
+            gradient.zip(weights).filter(|(_, weight)| **weight == 0.0).for_each(|(gradient, _)| *gradient = 0.0);
         }
     }
 }

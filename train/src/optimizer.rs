@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::direction::Direction;
@@ -169,6 +170,8 @@ impl Layers {
     }
 }
 
+/// Fewest weights that a task takes.
+const PIECE: usize = 1 << 15;
 /// First weight of a penalty that is steered towards a number of weights.
 const STEERING_START: f64 = 1e-4;
 /// Change of the logarithm of a steered weight of the penalty a step, over the sparsity that is missing.
@@ -323,7 +326,8 @@ impl Optimizer {
         let sums = ProximalModel { regulariser, penalised: &penalised, metric }.propose(x, gradient, direction, trial);
         guarded.clear();
         for (k, (layer, acting)) in layers.penalised.iter().zip(&mut penalised).enumerate() {
-            let left = trial[layer.range.clone()].iter().filter(|w| **w != 0.0).count();
+            let weights = trial[layer.range.clone()].par_iter().with_min_len(PIECE);
+            let left = weights.filter(|w| **w != 0.0).count();
             // A number of weights is shared so that every layer has its least; only ties take more.
             if left < layer.least && acting.lambda > 0.0 {
                 critical.clear();
@@ -377,11 +381,14 @@ impl Optimizer {
         let Self { settings, averages, gradient, direction, diagonal, average, state, .. } = self;
         settings.direction.update(state.step, gradient, &averages.momentum, direction);
         settings.direction.update_metric(state.step, gradient, &mut averages.mean_square, diagonal);
-        let zeros = || self.layers.prunable.iter().cloned().flatten().filter(|i| x[*i] == 0.0);
-        if settings.plan.support(state.step) == Support::Frozen {
-            zeros().for_each(|i| direction[i] = 0.0);
-        } else if settings.plan.skips_zeros(state.step) && !averages.momentum.is_empty() {
-            zeros().for_each(|i| direction[i] = averages.momentum[i]);
+        let frozen = settings.plan.support(state.step) == Support::Frozen;
+        if frozen || (settings.plan.skips_zeros(state.step) && !averages.momentum.is_empty()) {
+            for range in &self.layers.prunable {
+                let weights = direction[range.clone()].par_iter_mut().with_min_len(PIECE).zip(&x[range.clone()]);
+                weights.enumerate().filter(|(_, (_, x))| **x == 0.0).for_each(|(i, (direction, _))| {
+                    *direction = if frozen { 0.0 } else { averages.momentum[range.start + i] };
+                });
+            }
         }
         if settings.direction.looks_ahead() {
             average.clone_from(direction);

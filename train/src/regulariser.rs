@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::group::Grouping;
@@ -10,6 +11,9 @@ use crate::trial::{Metric, gradient_step};
 
 #[cfg(test)]
 mod tests;
+
+/// Fewest weights that a task takes.
+const PIECE: usize = 1 << 15;
 
 /// `h`, as far as it is the same in every layer.
 ///
@@ -143,7 +147,7 @@ impl Regulariser {
         let (range, groups) = layer;
         let start = to.len();
         match groups {
-            None => to.extend(range.map(|i| {
+            None => to.par_extend(range.into_par_iter().with_min_len(PIECE).map(|i| {
                 let d = metric.at(i);
                 self.critical_lambda(gradient_step(x[i], direction[i], d), d)
             })),

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::group::Grouping;
 
 #[cfg(test)]
 mod tests;
+
+/// Weights that one task looks at.
+const PIECE: usize = 1 << 15;
 
 /// A layer under the penalty.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,16 +91,13 @@ fn common_lambda(left: usize, layers: &[PenalisedLayer], critical: &mut [f64], s
     let mut own: Vec<Option<f64>> = vec![None; layers.len()];
     loop {
         let pinned: usize = layers.iter().zip(&own).filter(|(_, own)| own.is_some()).map(|(l, _)| l.least).sum();
-        let mut free: Vec<f64> = Vec::new();
-        for (part, own) in split(critical, sizes).zip(&own) {
-            if own.is_none() {
-                free.extend_from_slice(part);
-            }
-        }
-        let common = largest_to_go(left - pinned, &mut free);
+        let parts = split(critical, sizes).zip(&own);
+        let free: Vec<&[f64]> = parts.filter(|(_, own)| own.is_none()).map(|(part, _)| &*part).collect();
+        let common = largest_to_go_of(left - pinned, &free);
         let mut changed = false;
         for ((layer, part), own) in layers.iter().zip(split(critical, sizes)).zip(&mut own) {
-            if own.is_none() && part.iter().filter(|value| **value > common).count() < layer.least {
+            let stay = || part.par_iter().with_min_len(PIECE).filter(|value| **value > common).count();
+            if own.is_none() && stay() < layer.least {
                 *own = Some(largest_to_go(layer.least, part));
                 changed = true;
             }
@@ -113,6 +114,40 @@ fn split<'a>(mut values: &'a mut [f64], sizes: &'a [usize]) -> impl Iterator<Ite
         values = rest;
         part
     })
+}
+
+/// [`largest_to_go`] of all parts together, found among the values that share their upper bits with it.
+fn largest_to_go_of(left: usize, parts: &[&[f64]]) -> f64 {
+    let pieces: Vec<&[f64]> = parts.iter().flat_map(|part| part.chunks(PIECE)).collect();
+    if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= left {
+        return 0.0;
+    }
+    let empty = || vec![0; BUCKETS];
+    let count = |mut counts: Vec<usize>, piece: &&[f64]| {
+        piece.iter().for_each(|value| counts[bucket(*value)] += 1);
+        counts
+    };
+    let add = |mut counts: Vec<usize>, others: Vec<usize>| {
+        counts.iter_mut().zip(others).for_each(|(count, other)| *count += other);
+        counts
+    };
+    let counts = pieces.par_iter().fold(empty, count).reduce(empty, add);
+    let (mut larger, mut at) = (0, BUCKETS - 1);
+    while larger + counts[at] <= left {
+        larger += counts[at];
+        at -= 1;
+    }
+    let near = pieces.par_iter().flat_map_iter(|piece| piece.iter().copied().filter(|value| bucket(*value) == at));
+    largest_to_go(left - larger, &mut near.collect::<Vec<f64>>())
+}
+
+const BUCKETS: usize = 1 << 16;
+
+/// Upper bits of a value, ascending as [`f64::total_cmp`] is.
+fn bucket(value: f64) -> usize {
+    let bits = value.to_bits();
+    let order = if value.is_sign_negative() { !bits } else { bits | 1 << 63 };
+    (order >> 48) as usize
 }
 
 /// The `left + 1`-th largest value; 0 if there are not more than `left`.

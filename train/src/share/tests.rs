@@ -105,3 +105,22 @@ fn groups_are_not_cut() {
         assert_eq!(counts(&layers, &lambdas, &values), [expected], "{left}");
     }
 }
+
+#[test]
+fn the_largest_of_parts_are_found_as_by_sorting() {
+    let hash = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+    let value = |i: usize| match hash(i) % 10 {
+        0..4 => 0.0,
+        4 => -1.0 / hash(i) as f64,
+        5 => f64::INFINITY,
+        _ => hash(i) as f64 * 1e-13,
+    };
+    let values: Vec<f64> = (0..2 * PIECE + 17).map(value).collect();
+    let mut sorted = values.clone();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let (first, second) = values.split_at(PIECE + 5);
+    for left in [0, 1, 7000, PIECE, 2 * PIECE, 2 * PIECE + 16] {
+        assert_eq!(largest_to_go_of(left, &[first, &[], second]), sorted[left], "{left}");
+    }
+    assert_eq!(largest_to_go_of(values.len(), &[first, second]), 0.0);
+}
