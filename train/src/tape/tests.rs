@@ -1,5 +1,7 @@
 //! The executor against PyTorch in f64 (`tests/reference/tape.py`), against itself, and on the whole zoo.
 
+mod central_differences;
+
 use serde::Deserialize;
 use sr2_kernels::Isa;
 use sr2_models::{Clip, Conv, Gemm, Graph, GraphBuilder, Node, Op, ParameterRole, zoo};
