@@ -1,5 +1,6 @@
 //! A program: steps over buffers, checked once when it is built, then run many times without allocating.
 
+use std::iter::StepBy;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use sr2_formats::CsrMatrix;
 use crate::Isa;
 use crate::arena::Arena;
 use crate::builder::ProgramBuilder;
-use crate::plane::Plane;
+use crate::plane::{Plane, odd_lines};
 use crate::registry::Step;
 use crate::step::{Part, Site};
 use crate::team::{Team, Threads};
@@ -32,14 +33,15 @@ pub enum Weights<'a> {
     Dense(&'a [f32]),
 }
 
-/// Steps with their weights. They work in a [`Workspace`], of which a program may have many at once.
+/// Steps with their weights, in one or more stages. They work in a [`Workspace`], of which a program may have many at
+/// once.
 #[derive(Debug)]
 pub struct Program {
     isa: Isa,
     steps: Vec<Step>,
+    stages: Vec<Stage>,
+    /// Images of a group: as many as the widest stage takes at a time.
     lanes: usize,
-    input: usize,
-    output: usize,
     /// Number of arenas of a workspace, and values of each.
     arenas: [usize; 2],
     threads: Threads,
@@ -65,25 +67,64 @@ struct Io {
 // SAFETY: threads read the images and write outputs of different images or different parts of one.
 unsafe impl Sync for Io {}
 
-impl Io {
-    /// The site of up to `lanes` images from image `first` on.
-    ///
-    /// # Safety
-    /// `first` must be below the number of images, each of `input` values in and `output` values out.
-    unsafe fn site(&self, arena: &Arena, first: usize, lanes: usize, [input, output]: [usize; 2], part: Part) -> Site {
-        // SAFETY: the caller's promise.
-        let (images, outputs) = unsafe { (self.images.add(first * input), self.outputs.add(first * output)) };
-        Site { arena: arena.as_ptr(), images, outputs, count: lanes.min(self.count - first), part }
-    }
+/// Steps that take `lanes` images at a time, through buffers of their own.
+#[derive(Debug)]
+struct Stage {
+    steps: Range<usize>,
+    lanes: usize,
+    /// Values of an image of the stage, and of its output.
+    input: usize,
+    output: usize,
+    /// Where its buffers start in an arena.
+    buffers: usize,
+    /// Where its outputs for a group start in an arena, for the next stage to take as images.
+    outputs: usize,
+}
+
+/// Some images of a group on their way through a stage.
+struct Pass<'a> {
+    stage: usize,
+    /// First image of the group.
+    group: usize,
+    /// First image of the pass, counted from the group's.
+    first: usize,
+    /// The arena with the stage's buffers, and the one with what is handed from stage to stage.
+    arenas: [&'a Arena; 2],
+    part: Part,
 }
 
 impl Program {
     pub(crate) fn new(builder: ProgramBuilder, threads: Threads, batch: usize) -> Self {
+        Self::chain(vec![builder], threads, batch)
+    }
+
+    /// A program of stages, each with a layout of its own: it takes the outputs of the one before as its images.
+    ///
+    /// # Panics
+    /// If there are no stages, or two that follow each other do not fit.
+    pub fn chain(builders: Vec<ProgramBuilder>, threads: Threads, batch: usize) -> Self {
         static BUILT: AtomicU64 = AtomicU64::new(0);
-        let values = builder.arena_values();
-        let ProgramBuilder { isa, steps, lanes, input, output, .. } = builder;
-        let arenas = [if batch > lanes { threads.count } else { 1 }, values];
-        Self { isa, steps, lanes, input, output, arenas, threads, id: BUILT.fetch_add(1, Ordering::Relaxed) }
+        let isa = builders.first().expect("a program has a stage").isa;
+        let lanes = |lanes: fn(usize, usize) -> usize| builders.iter().map(|b| b.lanes).reduce(lanes).unwrap_or(1);
+        let (group, least) = (lanes(usize::max), lanes(usize::min));
+        let (mut steps, mut stages, mut values) = (Vec::new(), Vec::<Stage>::new(), 0);
+        for builder in builders {
+            assert_eq!(builder.isa, isa, "the tier of a stage");
+            assert_eq!(group % builder.lanes, 0, "images of a group by those of a stage");
+            if let Some(before) = stages.last() {
+                assert_eq!(before.output, builder.input, "values from stage to stage");
+            }
+            let (buffers, outputs) = (values, values + odd_lines(builder.arena_values()));
+            let ProgramBuilder { steps: added, lanes, input, output, .. } = builder;
+            let range = steps.len()..steps.len() + added.len();
+            steps.extend(added);
+            stages.push(Stage { steps: range, lanes, input, output, buffers, outputs });
+            values = outputs + odd_lines(group * output);
+        }
+        // The last stage's outputs are the program's.
+        let values = stages.last().map_or(0, |stage| stage.outputs);
+        let arenas = [if batch > least { threads.count } else { 1 }, values];
+        Self { isa, steps, stages, lanes: group, arenas, threads, id: BUILT.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Memory and threads to run it.
@@ -98,8 +139,10 @@ impl Program {
 
     /// Computes `count` outputs.
     ///
-    /// Images are taken in groups of as many as a plane has lanes. While there is a group for every thread, each
-    /// thread runs the whole program on its own group; the threads share the steps of the groups left over.
+    /// Images are taken in groups of as many as the widest stage takes at a time. While there is a group for every
+    /// thread, each thread runs the whole program on its own group. Of a group left over, each thread takes images of
+    /// its own through the stages that take fewer at a time, while there are some for every thread; the threads share
+    /// the steps of the rest.
     ///
     /// # Panics
     /// If `images` or `outputs` do not hold exactly `count` images and outputs, or the workspace is another program's.
@@ -108,36 +151,55 @@ impl Program {
         let Workspace { arenas, team, .. } = workspace;
         let threads = team.size();
         let groups = count.div_ceil(self.lanes);
-        let alone = if arenas.len() == threads { groups / threads * threads } else { 0 };
-        let Self { isa, steps, lanes, input, output, .. } = self;
-        let run = |step: &Step, group: usize, arena: usize, part: Part| {
-            // SAFETY: the group's images and outputs lie inside the slices that `check` measured; every arena has the
-            // size the steps were checked against. Threads with groups of their own have their own arenas and
-            // outputs; parts of one step write to different places, and barriers part the steps.
-            unsafe {
-                let site = io.site(&arenas[arena], group * *lanes, *lanes, [*input, *output], part);
-                step.run(*isa, site);
-            }
+        let each = |n: usize| if arenas.len() == threads { n / threads * threads } else { 0 };
+        let alone = each(groups);
+        let run = |stage: usize, group: usize, first: usize, [own, common]: [usize; 2], part: Part, step: &Step| {
+            let pass = Pass { stage, group: group * self.lanes, first, arenas: [&arenas[own], &arenas[common]], part };
+            // SAFETY: the images and outputs are those that `check` measured; every arena has the size the steps were
+            // checked against. Threads with images of their own have their own buffers and outputs; parts of one step
+            // write to different places, and barriers part the steps.
+            unsafe { step.run(self.isa, self.site(&io, pass)) };
         };
+        let whole = Part { index: 0, count: 1 };
         team.run(&|thread, barrier| {
             for group in (thread..alone).step_by(threads) {
-                for step in steps.iter() {
-                    run(step, group, thread, Part { index: 0, count: 1 });
+                for (index, stage) in self.stages.iter().enumerate() {
+                    for first in self.passes(&io, group, stage) {
+                        for step in &self.steps[stage.steps.clone()] {
+                            run(index, group, first, [thread, thread], whole, step);
+                        }
+                    }
                 }
             }
             if alone < groups {
                 barrier.wait();
             }
+            let part = Part { index: thread, count: threads };
             for group in alone..groups {
-                for step in steps.iter() {
-                    run(step, group, 0, Part { index: thread, count: threads });
-                    barrier.wait();
+                for (index, stage) in self.stages.iter().enumerate() {
+                    let steps = &self.steps[stage.steps.clone()];
+                    let passes = self.passes(&io, group, stage);
+                    let own = each(passes.len());
+                    for first in passes.clone().take(own).skip(thread).step_by(threads) {
+                        for step in steps {
+                            run(index, group, first, [thread, 0], whole, step);
+                        }
+                    }
+                    if own > 0 {
+                        barrier.wait();
+                    }
+                    for first in passes.skip(own) {
+                        for step in steps {
+                            run(index, group, first, [0, 0], part, step);
+                            barrier.wait();
+                        }
+                    }
                 }
             }
         });
     }
 
-    /// Computes the outputs of one group of at most `lanes` images with all threads, as [`Program::run`] does, and
+    /// Computes the outputs of one group of at most `lanes` images with all threads, which share every step, and
     /// returns the time each step took.
     ///
     /// # Panics
@@ -151,18 +213,48 @@ impl Program {
     ) -> Vec<Duration> {
         assert!(count <= self.lanes, "{count} images to time, the program takes {} at a time", self.lanes);
         let io = self.check(images, count, outputs, workspace);
-        let (isa, lanes, size) = (self.isa, self.lanes, [self.input, self.output]);
         let (arena, threads) = (&workspace.arenas[0], workspace.team.size());
-        let mut times = Vec::with_capacity(self.steps.len());
-        for step in &self.steps {
-            let start = Instant::now();
-            workspace.team.run(&|index, _| {
-                // SAFETY: as in `run`; a round of the team parts the steps.
-                unsafe { step.run(isa, io.site(arena, 0, lanes, size, Part { index, count: threads })) };
-            });
-            times.push(start.elapsed());
+        let mut times = vec![Duration::ZERO; self.steps.len()];
+        for (stage, Stage { steps, .. }) in self.stages.iter().enumerate() {
+            for first in self.passes(&io, 0, &self.stages[stage]) {
+                for step in steps.clone() {
+                    let start = Instant::now();
+                    workspace.team.run(&|index, _| {
+                        let part = Part { index, count: threads };
+                        let pass = Pass { stage, group: 0, first, arenas: [arena, arena], part };
+                        // SAFETY: as in `run`; a round of the team parts the steps.
+                        unsafe { self.steps[step].run(self.isa, self.site(&io, pass)) };
+                    });
+                    times[step] += start.elapsed();
+                }
+            }
         }
         times
+    }
+
+    /// The first image of each pass of a group through a stage, counted from the group's.
+    fn passes(&self, io: &Io, group: usize, stage: &Stage) -> StepBy<Range<usize>> {
+        (0..self.lanes.min(io.count - group * self.lanes)).step_by(stage.lanes)
+    }
+
+    /// # Safety
+    /// The pass must be one of a group of `io`, the arenas this program's.
+    unsafe fn site(&self, io: &Io, Pass { stage, group, first, arenas: [own, common], part }: Pass<'_>) -> Site {
+        let Stage { lanes, input, output, buffers, outputs, .. } = self.stages[stage];
+        let count = lanes.min(self.lanes.min(io.count - group) - first);
+        // SAFETY: the caller's promise; an arena has room for the outputs of a group behind the buffers of each stage
+        // but the last.
+        unsafe {
+            let images = match stage.checked_sub(1) {
+                None => io.images.add((group + first) * input),
+                Some(before) => common.as_ptr().add(self.stages[before].outputs + first * input).cast_const(),
+            };
+            let outputs = match stage + 1 == self.stages.len() {
+                true => io.outputs.add((group + first) * output),
+                false => common.as_ptr().add(outputs + first * output),
+            };
+            Site { arena: own.as_ptr().add(buffers), images, outputs, count, part }
+        }
     }
 
     /// The tier of its kernels.
@@ -170,7 +262,7 @@ impl Program {
         self.isa
     }
 
-    /// Images that the steps take at a time.
+    /// Images that the widest stage takes at a time.
     pub fn lanes(&self) -> usize {
         self.lanes
     }
@@ -202,8 +294,9 @@ impl Program {
 
     fn check(&self, images: &[f32], count: usize, outputs: &mut [f32], workspace: &Workspace) -> Io {
         assert!(self.owns(workspace), "a workspace of another program");
-        assert_eq!(images.len(), count * self.input, "images of {count} x {} values", self.input);
-        assert_eq!(outputs.len(), count * self.output, "outputs of {count} x {} values", self.output);
+        let [input, output] = [self.stages[0].input, self.stages[self.stages.len() - 1].output];
+        assert_eq!(images.len(), count * input, "images of {count} x {input} values");
+        assert_eq!(outputs.len(), count * output, "outputs of {count} x {output} values");
         Io { images: images.as_ptr(), outputs: outputs.as_mut_ptr(), count }
     }
 }

@@ -7,6 +7,7 @@ mod elementwise;
 mod linear;
 mod pooling;
 mod softmax;
+mod stages;
 mod transfer;
 
 use std::cell::RefCell;

@@ -28,26 +28,39 @@ impl Kernel for Call<'_, Import> {
     unsafe fn run<V: Vector>(&self) {
         let (s, site) = (self.step, &self.site);
         let (height, width, lanes) = (s.y.plane.height(), s.y.plane.width(), s.y.plane.lanes());
-        for (channel, row) in s.y.rows(site.part) {
+        for channel in site.part.of(s.y.channels) {
             // SAFETY: the program checked that the buffer lies inside the arena, and gave this thread channels of its
             // own.
-            let to = unsafe { site.row_mut(&s.y, channel, row) };
-            if site.count < lanes {
-                to.fill(0.0);
-            }
-            for lane in 0..site.count {
+            let to = |row| unsafe { site.row_mut(&s.y, channel, row) };
+            let from = |lane: usize, row: usize| {
                 let from = lane * s.y.image() + (channel * height + row) * width;
                 // SAFETY: there are `count` images.
-                let from = unsafe { std::slice::from_raw_parts(site.images.add(from), width) };
-                if lanes == 1 {
-                    to.copy_from_slice(from);
-                } else {
-                    to.iter_mut().skip(lane).step_by(lanes).zip(from).for_each(|(to, from)| *to = *from);
+                unsafe { std::slice::from_raw_parts(site.images.add(from), width) }
+            };
+            if lanes == 1 {
+                (0..height).for_each(|row| to(row).copy_from_slice(from(0, row)));
+                continue;
+            }
+            if site.count < lanes {
+                (0..height).for_each(|row| to(row).fill(0.0));
+            }
+            // Rows of an image that lie together one after the other, as all images may fall into the same cache sets.
+            let together = (TOGETHER / width).max(1);
+            for first in (0..height).step_by(together) {
+                for lane in 0..site.count {
+                    for row in first..height.min(first + together) {
+                        for (to, from) in to(row).chunks_exact_mut(V::LANES).zip(from(lane, row)) {
+                            to[lane] = *from;
+                        }
+                    }
                 }
             }
         }
     }
 }
+
+/// Positions of a channel that are filled lane by lane: a quarter of the first-level cache.
+const TOGETHER: usize = 128;
 
 impl Kernel for Call<'_, Export> {
     #[inline(always)]
@@ -61,7 +74,11 @@ impl Kernel for Call<'_, Export> {
                 let to = lane * s.x.image() + (channel * height + row) * width;
                 // SAFETY: there is room for the outputs of `count` images, of which this thread has channels of its own.
                 let to = unsafe { std::slice::from_raw_parts_mut(site.outputs.add(to), width) };
-                to.iter_mut().zip(from.iter().skip(lane).step_by(lanes)).for_each(|(to, from)| *to = *from);
+                if lanes == 1 {
+                    to.copy_from_slice(from);
+                } else {
+                    to.iter_mut().zip(from.chunks_exact(V::LANES)).for_each(|(to, from)| *to = from[lane]);
+                }
             }
         }
     }
