@@ -1,16 +1,16 @@
 //! Times a network of the zoo with random weights, layer by layer and whole.
 //!
-//! `profile NAME SPARSITY BATCH THREADS [auto|sparse|dense]`; the times are the least of many runs.
+//! `profile NAME SPARSITY BATCH THREADS [auto|sparse|dense] [auto|image|images]`; the times are the least of many runs.
 
 use std::time::{Duration, Instant};
 
-use sr2_infer::{Model, Options, WeightPolicy};
+use sr2_infer::{Layout, Model, Options, WeightPolicy};
 use sr2_models::{initialisation, zoo};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, sparsity, batch, threads, policy @ ..] = &arguments[..] else {
-        return Err("usage: profile NAME|FILE SPARSITY BATCH THREADS [auto|sparse|dense]".into());
+        return Err("usage: profile NAME|FILE SPARSITY BATCH THREADS [auto|sparse|dense] [auto|image|images]".into());
     };
     let (batch, threads) = (batch.parse()?, threads.parse()?);
     let weights = match policy.first().map(String::as_str) {
@@ -19,7 +19,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some("dense") => WeightPolicy::Dense,
         Some(other) => return Err(format!("unknown policy {other:?}").into()),
     };
-    let options = Options { threads, batch, weights, ..Default::default() };
+    let layout = match policy.get(1).map(String::as_str) {
+        None | Some("auto") => Layout::Auto,
+        Some("image") => Layout::OneImage,
+        Some("images") => Layout::Images,
+        Some(other) => return Err(format!("unknown layout {other:?}").into()),
+    };
+    let options = Options { threads, batch, weights, layout, ..Default::default() };
     let model = match zoo::build(name, 10) {
         Ok(graph) => Model::from(&random_model(graph, sparsity.parse()?)?),
         Err(_) => Model::load(name)?,

@@ -7,30 +7,53 @@ use sr2_formats::CsrMatrix;
 use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Threads, Weights, Window};
 use sr2_models::{BatchNormalization, CompressedModel, Pool, Weight};
 
-use crate::fuse::{Kind, Layer};
+use crate::decisions::{Cut, Decisions};
+use crate::fuse::{Kind, Layer, Layers};
 use crate::memory::Memory;
 use crate::plan::{LayerPlan, Plan};
-use crate::{Error, Options, WeightPolicy, cost, fuse, memory};
+use crate::{Error, Options, cost, memory};
 
-/// Compiles a model whose batch norms are folded as far as they can be.
-pub(crate) fn compile(model: &CompressedModel, isa: Isa, options: &Options) -> Result<(Program, Plan), Error> {
-    let (layers, output) = fuse::layers(model.graph())?;
-    let lanes = memory::lanes(model.graph(), &layers, isa, options.batch);
-    let memory = memory::plan(model, &layers, output, isa, lanes)?;
-    let builder = ProgramBuilder::new(isa, &memory.buffers);
-    let mut compiler = Compiler { model, memory: &memory, policy: options.weights, isa, lanes, builder };
-
-    let input = compiler.builder.import(memory.of[0]);
-    let mut plans = vec![LayerPlan::transfer("input", "Import", model.graph().input_shape(), input)];
-    for layer in &layers {
-        let plan = compiler.layer(layer)?;
-        plans.push(plan);
+/// Compiles the layers of a model, whose batch norms are folded as far as they can be, from its input to its output.
+pub(crate) fn compile(
+    model: &CompressedModel,
+    layers: &Layers<'_>,
+    decisions: &Decisions,
+    isa: Isa,
+    options: &Options,
+) -> Result<(Program, Plan), Error> {
+    let (cut, lanes) = (decisions.cut, isa.lanes());
+    let handed = layers.cuts().into_iter().find(|place| place.layer == cut);
+    let Layers { layers, output } = layers;
+    let stages = match handed {
+        Some(Cut { value, .. }) => vec![(0..cut, 1, [0, value]), (cut..layers.len(), lanes, [value, *output])],
+        None => vec![(0..layers.len(), if cut == 0 { lanes } else { 1 }, [0, *output])],
+    };
+    let (mut plans, mut builders, mut steps) = (Vec::new(), Vec::new(), 0);
+    for (range, lanes, ends) in stages {
+        let memory = memory::plan(model, &layers[range.clone()], ends, isa, lanes)?;
+        let builder = ProgramBuilder::new(isa, &memory.buffers);
+        let mut compiler = Compiler { model, memory: &memory, lanes, builder };
+        let mut stage = vec![LayerPlan::transfer("input", "Import", model.graph().shape(ends[0]), 0..0)];
+        stage[0].steps = compiler.builder.import(memory.of[ends[0]]);
+        for (layer, sparse) in layers[range.clone()].iter().zip(&decisions.sparse[range]) {
+            stage.push(compiler.layer(layer, *sparse)?);
+        }
+        let export = compiler.builder.export(memory.of[ends[1]]);
+        stage.push(LayerPlan::transfer("output", "Export", model.graph().shape(ends[1]), export));
+        for plan in &mut stage {
+            plan.images = lanes;
+            plan.steps = plan.steps.start + steps..plan.steps.end + steps;
+        }
+        steps = stage.last().map_or(steps, |last| last.steps.end);
+        if let Some(before) = plans.pop() {
+            stage[0].follow(&before);
+        }
+        plans.append(&mut stage);
+        builders.push(compiler.builder);
     }
-    let export = compiler.builder.export(memory.of[output]);
-    plans.push(LayerPlan::transfer("output", "Export", model.graph().output_shape(), export));
 
     let Options { threads: count, spin, pin, batch, .. } = *options;
-    let program = compiler.builder.build(Threads { count, spin, pin }, batch);
+    let program = Program::chain(builders, Threads { count, spin, pin }, batch);
     for plan in &mut plans {
         plan.kernels = program.kernels(plan.steps.clone());
         plan.weight_bytes = program.weight_bytes(plan.steps.clone());
@@ -39,24 +62,23 @@ pub(crate) fn compile(model: &CompressedModel, isa: Isa, options: &Options) -> R
     Ok((program, plan))
 }
 
+/// Compiles the layers of one stage.
 struct Compiler<'a> {
     model: &'a CompressedModel,
     memory: &'a Memory,
-    policy: WeightPolicy,
-    isa: Isa,
     lanes: usize,
     builder: ProgramBuilder,
 }
 
 impl<'a> Compiler<'a> {
-    fn layer(&mut self, layer: &Layer<'_>) -> Result<LayerPlan, Error> {
+    fn layer(&mut self, layer: &Layer<'_>, sparse: bool) -> Result<LayerPlan, Error> {
         let of = &self.memory.of;
         let (x, y) = (of[layer.inputs[0]], of[layer.output]);
         let residual = layer.residual.map(|value| of[value]);
         let mut plan = LayerPlan::new(layer, self.model.graph().shape(layer.output));
         plan.steps = match layer.kind {
-            Kind::Conv(conv) => return self.conv(layer, conv, plan),
-            Kind::Gemm(gemm) => return self.gemm(layer, gemm, plan),
+            Kind::Conv(conv) => return self.conv(layer, conv, sparse, plan),
+            Kind::Gemm(gemm) => return self.gemm(layer, gemm, sparse, plan),
             Kind::Pointwise(norm) => {
                 let affine = norm.map(|norm| self.affine(norm));
                 self.builder.pointwise(x, y, 0, affine, residual, layer.clip)
@@ -79,26 +101,23 @@ impl<'a> Compiler<'a> {
         Ok(plan)
     }
 
-    fn conv(&mut self, layer: &Layer<'_>, conv: &sr2_models::Conv, mut plan: LayerPlan) -> Result<LayerPlan, Error> {
+    fn conv(
+        &mut self,
+        layer: &Layer<'_>,
+        conv: &sr2_models::Conv,
+        sparse: bool,
+        mut plan: LayerPlan,
+    ) -> Result<LayerPlan, Error> {
         let of = &self.memory.of;
         let weight = self.model.weight(&conv.weight);
         let matrix = csr(&conv.weight, weight)?;
-        let density = matrix.nnz() as f64 / (matrix.rows() * matrix.cols()) as f64;
         self.check_arrangement(layer, conv)?;
-        let inputs = self.model.graph().shape(layer.inputs[0])[0];
         let settings = Conv {
-            window: Window { kernel: conv.kernel, stride: conv.stride, pads: conv.pads, dilation: conv.dilation },
+            window: cost::window(conv),
             groups: conv.groups,
             bias: conv.bias.as_ref().map(|name| self.model.parameter(name).data()),
             residual: layer.residual.map(|value| of[value]),
             clip: layer.clip,
-        };
-        let sparse = match self.policy {
-            WeightPolicy::Auto if settings.is_depthwise(inputs, conv.out_channels) => {
-                cost::depthwise_is_sparse(density)
-            }
-            WeightPolicy::Auto => cost::convolution_is_sparse(density, conv.out_channels / conv.groups),
-            policy => policy == WeightPolicy::Sparse,
         };
         let dense = if sparse { Cow::default() } else { dense(weight) };
         let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(&dense) };
@@ -122,16 +141,16 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn gemm(&mut self, layer: &Layer<'_>, gemm: &sr2_models::Gemm, mut plan: LayerPlan) -> Result<LayerPlan, Error> {
+    fn gemm(
+        &mut self,
+        layer: &Layer<'_>,
+        gemm: &sr2_models::Gemm,
+        sparse: bool,
+        mut plan: LayerPlan,
+    ) -> Result<LayerPlan, Error> {
         let of = &self.memory.of;
         let weight = self.model.weight(&gemm.weight);
         let matrix = csr(&gemm.weight, weight)?;
-        let density = matrix.nnz() as f64 / (matrix.rows() * matrix.cols()) as f64;
-        let sparse = match self.policy {
-            WeightPolicy::Auto if self.lanes == 1 => cost::linear_is_sparse(density, self.isa),
-            WeightPolicy::Auto => cost::convolution_is_sparse(density, gemm.out_features),
-            policy => policy == WeightPolicy::Sparse,
-        };
         let dense = if sparse { Cow::default() } else { dense(weight) };
         let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(&dense) };
         let bias = gemm.bias.as_ref().map(|name| self.model.parameter(name).data());

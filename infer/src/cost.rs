@@ -1,6 +1,9 @@
 //! When a layer is faster sparse than dense.
 
-use sr2_kernels::Isa;
+use sr2_kernels::{Conv, Isa, NO_CLIP, Window};
+use sr2_models::{CompressedModel, ValueId};
+
+use crate::fuse::{Kind, Layer};
 
 /// Time of one non-zero weight of the sparse kernel in units of one weight of the dense one, as `examples/profile.rs`
 /// finds it on ResNet-18 for policies `sparse` and `dense`.
@@ -31,12 +34,16 @@ pub(crate) fn linear_is_sparse(density: f64, isa: Isa) -> bool {
     density * gather_over_dot(isa) < 1.0
 }
 
-/// Whether a vector of images at a time is no slower than image by image, for a network whose largest layer has
-/// `values` inputs and outputs: where those leave the core's caches, they cost more than the zeros between rows and
-/// the small maps that a vector of images does without. `examples/profile.rs` puts ResNet-18 and VGG-16 for 32x32
-/// images on one side, MobileNetV2 and images of 224x224 on the other.
-pub(crate) fn vector_of_images_fits(values: usize) -> bool {
-    values * size_of::<f32>() <= 800 << 10
+/// The window of a convolution.
+pub(crate) fn window(conv: &sr2_models::Conv) -> Window {
+    Window { kernel: conv.kernel, stride: conv.stride, pads: conv.pads, dilation: conv.dilation }
+}
+
+/// Whether a convolution from so many channels has a kernel of its own for dense weights.
+pub(crate) fn is_depthwise(conv: &sr2_models::Conv, inputs: usize) -> bool {
+    let conv_out = conv.out_channels;
+    let conv = Conv { window: window(conv), groups: conv.groups, bias: None, residual: None, clip: NO_CLIP };
+    conv.is_depthwise(inputs, conv_out)
 }
 
 /// Vectors that hold `values` values.
@@ -50,4 +57,94 @@ pub(crate) fn rearranging(positions: usize, isa: Isa, lanes: usize) -> f64 {
     const GATHER: f64 = 16.0;
     const COPY: f64 = 2.0;
     if lanes == 1 { GATHER * vectors(positions, isa) as f64 } else { COPY * positions as f64 }
+}
+
+/// Bytes of inputs and outputs of a layer from which on they come slowly, as they leave the second-level cache between
+/// layers and within a layer, and from which on they come from memory.
+const STREAMED: [usize; 2] = [3 << 20, 16 << 20];
+
+/// Bytes of weights that do not stay in the second-level cache from one image to the next.
+const WEIGHTS_STREAMED: usize = 1 << 20;
+
+/// Time that a vector of what is streamed costs, in multiply-adds of a vector.
+const STREAMING: f64 = 10.0;
+
+/// Time of starting a tap for a tile of one image, in multiply-adds of a vector, and the vectors of a tile.
+const TAP: f64 = 1.0;
+const TILE: usize = 12;
+
+/// Time of a vector of images, and of a value of one image, of a pooling, in multiply-adds of a vector.
+const POOLING: [f64; 2] = [16.0, 8.0];
+
+/// Time of a value handed on to a vector of images, where it stays in a cache and where it does not, in multiply-adds
+/// of a vector.
+const REGROUPING: [f64; 2] = [2.0, 7.0];
+
+/// Estimated time of a layer for as many images as a vector holds, `lanes` of them at a time, in multiply-adds of a
+/// vector. `examples/profile.rs` with layouts `image` and `images` shows what it estimates.
+pub(crate) fn of_layer(model: &CompressedModel, layer: &Layer<'_>, sparse: bool, isa: Isa, lanes: usize) -> f64 {
+    let (graph, passes) = (model.graph(), (isa.lanes() / lanes) as f64);
+    let values = |value: ValueId| graph.shape(value).iter().product::<usize>().saturating_mul(lanes);
+    let touched = layer.inputs.iter().chain(&layer.residual).chain([&layer.output]).map(|value| values(*value));
+    let touched = touched.fold(0, usize::saturating_add);
+    let times = STREAMED.iter().filter(|limit| touched.saturating_mul(size_of::<f32>()) > **limit).count() as f64;
+    let streaming = STREAMING * times * vectors(touched, isa) as f64;
+    let computing = match layer.kind {
+        Kind::Conv(conv) => of_convolution(model, layer, conv, sparse, isa, lanes),
+        Kind::Gemm(gemm) => {
+            let weight = model.weight(&gemm.weight);
+            let (all, nnz) = (weight.shape().iter().product::<usize>() as f64, weight.nnz() as f64);
+            match (sparse, lanes) {
+                (true, _) => nnz,
+                (false, 1) => all / gather_over_dot(isa),
+                (false, _) => all / SPARSE_OVER_DENSE,
+            }
+        }
+        Kind::MaxPool(_) | Kind::AveragePool(_) if lanes == 1 => POOLING[1] * values(layer.output) as f64,
+        Kind::MaxPool(_) | Kind::AveragePool(_) => POOLING[0] * vectors(values(layer.output), isa) as f64,
+        _ => vectors(touched, isa) as f64,
+    };
+    passes * (computing + streaming)
+}
+
+fn of_convolution(
+    model: &CompressedModel,
+    layer: &Layer<'_>,
+    conv: &sr2_models::Conv,
+    sparse: bool,
+    isa: Isa,
+    lanes: usize,
+) -> f64 {
+    let (x, y) = (model.graph().shape(layer.inputs[0]), model.graph().shape(layer.output));
+    let weight = model.weight(&conv.weight);
+    let all = weight.shape().iter().product::<usize>() as f64;
+    let pad = if conv.kernel == [1, 1] { 0 } else { conv.pads.into_iter().max().unwrap_or(0) };
+    let is_direct = conv.stride == [1, 1] && x[1..] == y[1..];
+    let run = if is_direct { y[2].saturating_add(pad) } else { y[2] };
+    let tap = if lanes == 1 {
+        let vectors = vectors(y[1].saturating_mul(run), isa);
+        vectors as f64 + TAP * vectors.div_ceil(TILE) as f64
+    } else {
+        y[1] as f64 * y[2] as f64
+    };
+    let (taps, bytes) = match sparse {
+        true => (weight.nnz() as f64, 8.0 * weight.nnz() as f64),
+        false => (all / SPARSE_OVER_DENSE, 4.0 * all),
+    };
+    let arranging = if is_direct {
+        0.0
+    } else {
+        let panels = conv.kernel[1].saturating_mul(conv.kernel[0].min(conv.stride[0])) as f64;
+        panels * x[0] as f64 * rearranging(y[1].saturating_mul(y[2]), isa, lanes)
+    };
+    let streaming = if bytes > WEIGHTS_STREAMED as f64 { STREAMING * bytes / 64.0 } else { 0.0 };
+    taps * tap + arranging + streaming
+}
+
+/// Estimated time of handing `values` values of each image from a stage that takes one at a time to a stage that takes
+/// a vector of them, for as many as a vector holds, in multiply-adds of a vector.
+pub(crate) fn of_regrouping(values: usize, isa: Isa) -> f64 {
+    let values = values.saturating_mul(isa.lanes());
+    let streams = values.saturating_mul(2 * size_of::<f32>()) > STREAMED[1];
+    REGROUPING[usize::from(streams)] * values as f64
 }

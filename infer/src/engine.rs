@@ -5,8 +5,10 @@ use std::time::Duration;
 use sr2_kernels::{Isa, Program, Workspace};
 use sr2_models::CompressedModel;
 
+use crate::decisions::Decisions;
+use crate::fuse::Layers;
 use crate::plan::{LayerPlan, Plan};
-use crate::{Error, Options, compile};
+use crate::{Error, Options, compile, fuse};
 
 /// A network planned and packed, made by [`crate::Model::plan`].
 ///
@@ -28,7 +30,20 @@ pub struct Scratch(Workspace);
 impl Engine {
     pub(crate) fn new(model: &CompressedModel, options: &Options) -> Result<Self, Error> {
         let isa = options.check()?;
-        let (program, plan) = compile::compile(model, isa, options)?;
+        let layers = fuse::layers(model.graph())?;
+        let decisions = Decisions::estimated(model, &layers, isa, options);
+        Self::decided(model, &layers, &decisions, isa, options)
+    }
+
+    /// Plans a network as decided.
+    pub(crate) fn decided(
+        model: &CompressedModel,
+        layers: &Layers<'_>,
+        decisions: &Decisions,
+        isa: Isa,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let (program, plan) = compile::compile(model, layers, decisions, isa, options)?;
         let (input, output) = (model.graph().input_shape().to_vec(), model.graph().output_shape().to_vec());
         let name = model.graph().name().to_string();
         Ok(Self { name, program, plan, input, output })

@@ -1,5 +1,7 @@
 //! Groups nodes into layers: a convolution takes the sum and the activation that follow it into its last step.
 
+use std::collections::BTreeMap;
+
 use sr2_kernels::{Activation, Combination, NO_CLIP};
 use sr2_models::{BatchNormalization, Conv, Gemm, Graph, HardSigmoid, Op, Pad, Pool, ValueId};
 
@@ -39,7 +41,14 @@ pub(crate) enum Kind<'a> {
 }
 
 /// The layers of a graph in an order they can run in, and the value that is its output.
-pub(crate) fn layers(graph: &Graph) -> Result<(Vec<Layer<'_>>, ValueId), Error> {
+#[derive(Debug)]
+pub(crate) struct Layers<'a> {
+    pub(crate) layers: Vec<Layer<'a>>,
+    pub(crate) output: ValueId,
+}
+
+/// Groups the nodes of a graph.
+pub(crate) fn layers(graph: &Graph) -> Result<Layers<'_>, Error> {
     let fusion = Fusion::new(graph);
     let mut taken = vec![false; graph.nodes().len()];
     // The node at whose place each value is made; the input is there from the start.
@@ -96,7 +105,19 @@ pub(crate) fn layers(graph: &Graph) -> Result<(Vec<Layer<'_>>, ValueId), Error> 
         made_at[layer.output] = index;
         layers.push(layer);
     }
-    Ok((layers, fusion.source[graph.nodes().len()]))
+    Ok(Layers { layers, output: fusion.source[graph.nodes().len()] })
+}
+
+/// The last layer that reads each value; the network's output is read behind all.
+pub(crate) fn last_read(layers: &[Layer<'_>], output: ValueId) -> BTreeMap<ValueId, usize> {
+    let mut last_read = BTreeMap::new();
+    for (index, layer) in layers.iter().enumerate() {
+        for value in layer.inputs.iter().chain(&layer.residual) {
+            last_read.insert(*value, index);
+        }
+    }
+    last_read.insert(output, layers.len());
+    last_read
 }
 
 impl Layer<'_> {

@@ -19,6 +19,7 @@
 
 mod compile;
 mod cost;
+mod decisions;
 mod engine;
 mod error;
 mod fuse;
@@ -33,6 +34,6 @@ mod tests;
 pub use engine::{Engine, Scratch};
 pub use error::Error;
 pub use model::Model;
-pub use options::{Options, WeightPolicy};
+pub use options::{Layout, Options, WeightPolicy};
 pub use plan::{LayerPlan, Plan};
 pub use sr2_kernels::{Contract, Isa, IsaError, KERNELS, peak_flops};

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use sr2_kernels::{Buffer, Isa, Plane};
-use sr2_models::{CompressedModel, Graph, ValueId};
+use sr2_models::{CompressedModel, ValueId};
 
 use crate::fuse::{Kind, Layer};
-use crate::{Error, cost};
+use crate::{Error, cost, fuse};
 
 /// Larger activations do not fit the kernels' 32-bit byte offsets.
 pub(crate) const MAX_VALUES: usize = 1 << 28;
@@ -21,28 +21,22 @@ pub(crate) struct Memory {
     pub(crate) of: Vec<usize>,
 }
 
-/// Plans the buffers of `layers`. Values share a buffer when one is last read before the other is made and both have
-/// one layout: so the zeros around planes, which no step writes, stay zero.
+/// Plans the buffers of `layers`, from `input` to `output`. Values share a buffer when one is last read before the
+/// other is made and both have one layout: so the zeros around planes, which no step writes, stay zero.
 pub(crate) fn plan(
     model: &CompressedModel,
     layers: &[Layer<'_>],
-    output: ValueId,
+    [input, output]: [ValueId; 2],
     isa: Isa,
     lanes: usize,
 ) -> Result<Memory, Error> {
     let graph = model.graph();
     let padding = padding(model, layers, isa, lanes);
-    let mut last_read = BTreeMap::from([(output, layers.len())]);
-    for (index, layer) in layers.iter().enumerate() {
-        for value in layer.inputs.iter().chain(&layer.residual) {
-            let last = last_read.entry(*value).or_insert(index);
-            *last = index.max(*last);
-        }
-    }
+    let last_read = fuse::last_read(layers, output);
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut free_from: Vec<usize> = Vec::new();
     let mut of = vec![usize::MAX; graph.nodes().len() + 1];
-    let made = std::iter::once((0, 0, graph.name()));
+    let made = std::iter::once((input, 0, graph.name()));
     for (value, at, name) in made.chain(layers.iter().enumerate().map(|(i, l)| (l.output, i, l.name))) {
         let buffer = buffer(graph.shape(value), &padding, lanes, name)?;
         let until = last_read.get(&value).map_or(at + 1, |last| last + 1);
@@ -115,14 +109,4 @@ fn buffer(shape: &[usize], padding: &BTreeMap<[usize; 2], usize>, lanes: usize, 
             Ok(Buffer { plane: Plane::feature(lanes), channels })
         }
     }
-}
-
-/// Images side by side at a position: as many as a vector holds where a batch fills one, unless their activations
-/// would leave the caches that one image's stay in.
-pub(crate) fn lanes(graph: &Graph, layers: &[Layer<'_>], isa: Isa, batch: usize) -> usize {
-    let values = |value: ValueId| graph.shape(value).iter().product::<usize>();
-    let layer = |layer: &Layer<'_>| values(layer.output) + layer.inputs.iter().map(|v| values(*v)).sum::<usize>();
-    let largest = layers.iter().map(layer).max().unwrap_or(0);
-    let fits = cost::vector_of_images_fits(largest);
-    if batch >= isa.lanes() && fits { isa.lanes() } else { 1 }
 }

@@ -11,7 +11,7 @@ use crate::{Engine, Error, Options};
 /// The weights of `.srz` and CSR files whose batch norms are folded go to the plan as CSR matrices and are never dense,
 /// except in layers that the plan computes densely.
 #[derive(Debug)]
-pub struct Model(CompressedModel);
+pub struct Model(pub(crate) CompressedModel);
 
 /// The files of an export folder that hold a whole network, best first.
 const EXPORTED: [&str; 3] = ["model.csr.safetensors", "model.srz", "model.onnx"];

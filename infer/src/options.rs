@@ -25,6 +25,20 @@ pub struct Options {
     pub isa: Option<Isa>,
     /// Which layers store and compute only non-zeros.
     pub weights: WeightPolicy,
+    /// Which layers take a vector of images at a time.
+    pub layout: Layout,
+}
+
+/// How many images a layer takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One up to some layer, as many as a vector holds from there on, as the cost model finds it faster; always one
+    /// where a batch does not fill a vector.
+    Auto,
+    /// Always one: a vector holds neighbouring positions of an image.
+    OneImage,
+    /// Always as many as a vector holds: side by side, each in a lane of its own.
+    Images,
 }
 
 /// Which layers store and compute only their non-zeros.
@@ -40,7 +54,15 @@ pub enum WeightPolicy {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, spin: true, pin: false, batch: 1, isa: None, weights: WeightPolicy::Auto }
+        Self {
+            threads: 1,
+            spin: true,
+            pin: false,
+            batch: 1,
+            isa: None,
+            weights: WeightPolicy::Auto,
+            layout: Layout::Auto,
+        }
     }
 }
 

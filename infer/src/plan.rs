@@ -23,6 +23,8 @@ pub struct LayerPlan {
     pub op: String,
     /// Shape of its output, without the batch.
     pub output: Vec<usize>,
+    /// Images that it takes at a time.
+    pub images: usize,
     /// Registered names of its kernels in the order they run.
     pub kernels: Vec<String>,
     /// Weights, zeros included; 0 for layers without.
@@ -76,6 +78,7 @@ impl LayerPlan {
             name: name.into(),
             op: op.into(),
             output: output.to_vec(),
+            images: 1,
             kernels: Vec::new(),
             weights: 0,
             nnz: 0,
@@ -83,6 +86,12 @@ impl LayerPlan {
             macs: 0,
             steps,
         }
+    }
+
+    /// The start of a stage that takes in what the one before puts out.
+    pub(crate) fn follow(&mut self, before: &Self) {
+        (self.name, self.op) = ("stage".into(), "Export+Import".into());
+        self.steps = before.steps.start..self.steps.end;
     }
 
     pub(crate) fn set_weights(&mut self, shape: &[usize], nnz: usize) {
@@ -129,10 +138,11 @@ impl fmt::Display for Plan {
         let width = |get: Cell, title: &str| {
             self.layers.iter().map(|l| get(l).chars().count()).chain([title.len()]).max().unwrap_or(0)
         };
-        let columns: [(&str, Cell); 6] = [
+        let columns: [(&str, Cell); 7] = [
             ("layer", |l| l.name.clone()),
             ("op", |l| l.op.clone()),
             ("output", |l| l.output.iter().map(usize::to_string).collect::<Vec<_>>().join("x")),
+            ("images", |l| l.images.to_string()),
             ("sparsity", |l| if l.weights == 0 { String::new() } else { format!("{:.2} %", 100.0 * l.sparsity()) }),
             ("kB", |l| if l.weights == 0 { String::new() } else { format!("{:.1}", l.weight_bytes as f64 / 1e3) }),
             ("kernels", |l| l.kernels.join(" ")),
@@ -140,7 +150,7 @@ impl fmt::Display for Plan {
         let widths = columns.map(|(title, get)| width(get, title));
         let mut line = |cells: Vec<String>| {
             let cells = cells.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
-                3 | 4 => format!("{cell:>width$}"),
+                3..=5 => format!("{cell:>width$}"),
                 _ => format!("{cell:<width$}"),
             });
             writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())

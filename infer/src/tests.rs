@@ -4,7 +4,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_models::{Model, initialisation, reference, zoo};
 
-use crate::{Error, Isa, Options, WeightPolicy};
+use crate::decisions::{self, Cut, Decisions};
+use crate::{Error, Isa, Layout, Options, WeightPolicy, fuse};
 
 /// Largest difference of two logits, relative to the largest logit of the batch: networks of a few dozen layers in f32.
 const RELATIVE_ERROR: f32 = 2e-4;
@@ -36,18 +37,19 @@ fn check(model: &Model, images: &[f32], expected: &[f32], count: usize, options:
     let outputs = expected.len() / count;
     let engine = crate::Model::from(model).plan(options).unwrap();
     let mut scratch = engine.scratch().unwrap();
-    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     for round in 0..2 {
         let mut logits = vec![f32::NAN; count * outputs];
         engine.run(images, &mut logits, &mut scratch).unwrap();
-        for (i, (found, expected)) in logits.iter().zip(expected).enumerate() {
-            let error = (found - expected).abs();
-            let name = model.graph().name();
-            assert!(
-                error <= RELATIVE_ERROR * largest,
-                "{name}, {options:?}, {count} images, round {round}: logit {i} is {found}, expected {expected}"
-            );
-        }
+        let name = model.graph().name();
+        compare(&logits, expected, &format!("{name}, {options:?}, {count} images, round {round}"));
+    }
+}
+
+fn compare(found: &[f32], expected: &[f32], what: &str) {
+    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs();
+        assert!(error <= RELATIVE_ERROR * largest, "{what}: logit {i} is {found}, expected {expected}");
     }
 }
 
@@ -68,6 +70,73 @@ fn small_networks_agree_for_every_tier_batch_and_thread_count() {
             }
         }
     }
+}
+
+/// Every place to cut a network, for every number of images and threads around the edges of the groups.
+#[test]
+fn networks_cut_anywhere_agree() {
+    let model = network("resnet8", 0.9, 6);
+    let images = images(&model, 64);
+    let expected = reference::logits(&model, &images, 64);
+    let (image, outputs) = (images.len() / 64, expected.len() / 64);
+    let model = crate::Model::from(&model);
+    let layers = fuse::layers(model.0.graph()).unwrap();
+    let cuts = layers.cuts();
+    let blocks = cuts.iter().filter(|cut| layers.layers[cut.layer].residual.is_none()).count();
+    assert!(blocks >= 4, "between blocks there are cuts: {cuts:?}");
+    let inside = layers.layers.iter().position(|layer| layer.residual.is_some()).unwrap();
+    assert!(cuts.iter().all(|cut| cut.layer != inside), "a residual goes over layer {inside}: {cuts:?}");
+
+    let ends = [0, layers.layers.len()];
+    for cut in cuts.iter().map(|cut| cut.layer).chain(ends) {
+        for threads in [1, 2, 3] {
+            let options = Options { threads, batch: 64, ..Default::default() };
+            let isa = Isa::best();
+            let decisions = Decisions { cut, sparse: vec![true; layers.layers.len()] };
+            let engine = crate::Engine::decided(&model.0, &layers, &decisions, isa, &options).unwrap();
+            let mut scratch = engine.scratch().unwrap();
+            for plan in engine.plan().iter() {
+                let first = layers.layers.iter().position(|layer| layer.name == plan.name);
+                if let Some(index) = first {
+                    assert_eq!(plan.images, if index < cut { 1 } else { isa.lanes() }, "cut {cut}, {plan:?}");
+                }
+            }
+            for count in [1, 3, 16, 17, 64] {
+                let mut logits = vec![f32::NAN; count * outputs];
+                engine.run(&images[..count * image], &mut logits, &mut scratch).unwrap();
+                let what = format!("cut before layer {cut}, {count} images, {threads} threads");
+                compare(&logits, &expected[..count * outputs], &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn layouts_are_as_asked_for() {
+    let model = crate::Model::from(&network("resnet8", 0.9, 7));
+    let lanes = Isa::best().lanes();
+    let images = |layout, batch| -> Vec<usize> {
+        let engine = model.plan(&Options { batch, layout, ..Default::default() }).unwrap();
+        engine.plan().iter().map(|layer| layer.images).collect()
+    };
+    assert!(images(Layout::OneImage, 64).iter().all(|images| *images == 1));
+    assert!(images(Layout::Images, 1).iter().all(|images| *images == lanes));
+    assert!(images(Layout::Auto, lanes - 1).iter().all(|images| *images == 1));
+    assert_eq!(images(Layout::Auto, lanes).last(), Some(&lanes));
+}
+
+/// Of layers that cost most where the other layout is best, the cheapest cut lies between; one that costs more than it
+/// saves is left out.
+#[test]
+fn the_cheapest_cut_is_found() {
+    let cuts: Vec<Cut> = [1, 2, 4].map(|layer| Cut { layer, value: layer }).into();
+    let (one, vector) = ([1.0, 2.0, 9.0, 1.0, 7.0], [5.0, 4.0, 1.0, 2.0, 1.0]);
+    let of_cut = |cost: f64| move |_: &Cut| cost;
+    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(0.0)), 2);
+    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(5.0)), 2);
+    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(6.5)), 0);
+    assert_eq!(decisions::cheapest(&vector, &one, &cuts, of_cut(9.0)), 5);
+    assert_eq!(decisions::cheapest(&[1.0; 5], &[2.0; 5], &cuts, of_cut(0.0)), 5);
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct LayerTime {
     pub op: String,
     /// Shape of its output for one image: its layout is planes of these sizes.
     pub output: Vec<usize>,
+    /// Images that it takes at a time: one, or as many as a vector has lanes.
+    pub images: usize,
     /// Names of its kernels, in the order they run.
     pub kernels: Vec<String>,
     /// Fraction of its weights that are zero; none for layers without weights.
@@ -113,6 +115,7 @@ impl LayerTime {
             layer: plan.name.clone(),
             op: plan.op.clone(),
             output: plan.output.clone(),
+            images: plan.images,
             kernels: plan.kernels.clone(),
             sparsity: has_weights.then(|| plan.sparsity()),
             us: time.as_secs_f64() * 1e6,
@@ -129,7 +132,8 @@ impl fmt::Display for Explanation {
         let Self { network, isa, images, threads, peak_gflops, total_us, .. } = self;
         writeln!(f, "{network}: {images} image(s) a pass, {threads} thread(s), {isa}, peak {peak_gflops:.1} GFLOP/s")?;
         let mut table = Table::new();
-        let titles = ["layer", "op", "output", "sparsity", "us", "GFLOP/s", "dense", "% of peak", "kB", "kernels"];
+        let titles =
+            ["layer", "op", "output", "images", "sparsity", "us", "GFLOP/s", "dense", "% of peak", "kB", "kernels"];
         table.load_style(presets::ASCII_MARKDOWN).set_header(titles);
         for row in &self.layers {
             let known = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
@@ -137,6 +141,7 @@ impl fmt::Display for Explanation {
                 row.layer.clone(),
                 row.op.clone(),
                 row.output.iter().map(usize::to_string).collect::<Vec<_>>().join("x"),
+                row.images.to_string(),
                 known(row.sparsity.map(|sparsity| 100.0 * sparsity), 2),
                 format!("{:.1}", row.us),
                 known(row.gflops, 1),
@@ -146,7 +151,7 @@ impl fmt::Display for Explanation {
                 row.kernels.join(" "),
             ]);
         }
-        table.column_iter_mut().skip(3).take(6).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        table.column_iter_mut().skip(3).take(7).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         writeln!(f, "{table}")?;
         writeln!(f, "all layers: {total_us:.1} us")?;
         let uses = |name: &str| self.layers.iter().flat_map(|layer| &layer.kernels).any(|kernel| kernel == name);

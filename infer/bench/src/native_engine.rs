@@ -22,7 +22,7 @@ impl NativeEngine {
         };
         let isa = spec.isa.parse().map_err(sr2_infer::Error::Isa)?;
         let EngineSpec { threads, spin, pin, batch, .. } = *spec;
-        let options = Options { threads, spin, pin, batch, isa: Some(isa), weights };
+        let options = Options { threads, spin, pin, batch, isa: Some(isa), weights, ..Default::default() };
         let engine = Model::load(&spec.file)?.plan(&options)?;
         let scratch = engine.scratch()?;
         let input_shape = engine.input_shape().try_into().expect("a graph's input is [C, H, W]");
