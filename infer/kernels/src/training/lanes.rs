@@ -407,13 +407,8 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn add_scaled(self, scale: *const f32, vector: Self) -> Self {
-            // SAFETY: the caller vouches for AVX512-BF16 and one value; a vector of either type is 512 bits.
-            unsafe {
-                let scale = _mm512_castps_si512(_mm512_set1_ps(*scale));
-                let vector = _mm512_castps_si512(vector.0.0);
-                let pairs = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
-                Self(Avx512(_mm512_dpbf16_ps(self.0.0, pairs(scale), pairs(vector))))
-            }
+            // SAFETY: the caller vouches for AVX512-BF16 and one value.
+            Self(Avx512(unsafe { add_scaled_pairs(self.0.0, scale, vector.0.0) }))
         }
 
         #[inline(always)]
@@ -427,6 +422,27 @@ mod x86 {
             // SAFETY: the caller's contract; the tier has AVX2.
             unsafe { transpose(from, from_step, to, to_step) }
         }
+    }
+
+    /// `_mm512_dpbf16_ps` with a word from memory, which the compiler would load into a register of its own: it then has
+    /// too few of them for the sums.
+    ///
+    /// # Safety
+    /// `scale` must be valid for one value.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn add_scaled_pairs(mut sums: __m512, scale: *const f32, vector: __m512) -> __m512 {
+        // SAFETY: reads one value (caller), and writes one register.
+        unsafe {
+            std::arch::asm!(
+                "vdpbf16ps {sums}, {vector}, dword ptr [{scale}]{{1to16}}",
+                sums = inout(zmm_reg) sums,
+                vector = in(zmm_reg) vector,
+                scale = in(reg) scale,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        sums
     }
 
     /// # Safety
