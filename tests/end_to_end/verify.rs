@@ -29,6 +29,40 @@ fn the_files_of_an_export_agree_with_the_checkpoint() {
     }
 }
 
+/// From each format to each other, each form of ONNX among them: the outputs are the checkpoint's.
+#[test]
+fn every_conversion_of_a_trained_network_agrees_with_the_checkpoint() {
+    let run = pruned();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let convert = |from: &Path, to: &Path, form: &str| {
+        let mut command = sr2(Path::new("."), &["convert", "--onnx", form, "--format", "json"]);
+        command.arg(from).arg(to);
+        json(command)
+    };
+    let endings = ["safetensors", "csr.safetensors", "srz", "onnx"];
+    for (from, ending) in endings.iter().enumerate() {
+        let source = path(&format!("source.{ending}"));
+        convert(&run.exported().join("model.srz"), &source, ["gap", "scatter", "dense", "sparse-const"][from]);
+        for to in endings {
+            let forms: &[_] = match to {
+                "onnx" => &["dense", "scatter", "gap", "sparse-init", "sparse-const"],
+                _ => &["dense"],
+            };
+            for form in forms {
+                let found = path(&format!("found.{to}"));
+                convert(&source, &found, form);
+                let report = json(verify(&run.checkpoint(), &found, &["--random", "4", "--format", "json"]));
+                assert_eq!(
+                    (&report["agree"], &report["same_class"]),
+                    (&true.into(), &1.0.into()),
+                    "{ending} to {to} {form}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn one_changed_weight_is_seen() {
     let run = short_run();
