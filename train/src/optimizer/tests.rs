@@ -1,57 +1,12 @@
-use serde::Deserialize;
-
 use super::*;
 use crate::group::{Group, Grouping};
 use crate::pruning::Target;
 use crate::regulariser::Bounds;
 use crate::schedule::Floor;
 
-/// `1/(2 rows) |A x - b|^2 + ridge/2 |x|^2`, in f64 inside.
-#[derive(Deserialize)]
-struct LeastSquares {
-    rows: usize,
-    cols: usize,
-    ridge: f64,
-    lambda: f64,
-    a: Vec<f64>,
-    b: Vec<f64>,
-    /// The minimiser with `lambda |x|_1` added.
-    x: Vec<f64>,
-}
+mod convex;
 
-impl LeastSquares {
-    fn read() -> Self {
-        serde_json::from_str(include_str!("../../tests/reference/elastic_net.json")).expect("the reference is valid")
-    }
-
-    fn residual(&self, x: &[f32]) -> Vec<f64> {
-        let row = |r: usize| {
-            let a = &self.a[r * self.cols..(r + 1) * self.cols];
-            a.iter().zip(x).map(|(a, x)| a * f64::from(*x)).sum::<f64>() - self.b[r]
-        };
-        (0..self.rows).map(row).collect()
-    }
-}
-
-impl Objective for LeastSquares {
-    fn gradient(&mut self, x: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
-        let residual = self.residual(x);
-        for (c, g) in gradient.iter_mut().enumerate() {
-            let product: f64 = residual.iter().enumerate().map(|(r, e)| self.a[r * self.cols + c] * e).sum();
-            *g = (product / self.rows as f64 + self.ridge * f64::from(x[c])) as f32;
-        }
-        self.value(x)
-    }
-
-    fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
-        let squares: f64 = self.residual(x).iter().map(|e| e * e).sum();
-        let norm: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
-        Ok(squares / (2.0 * self.rows as f64) + self.ridge / 2.0 * norm)
-    }
-}
-
-/// Distance to the reference in the largest norm; f32 parameters and the resolution rule leave about 1e-4.
-const SOLVED: f64 = 5e-4;
+use convex::LeastSquares;
 
 /// SR2 that prunes with one lambda from the first step on and never freezes.
 fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
@@ -68,40 +23,6 @@ fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
         weight_decay: 0.0,
         ema: None,
     }
-}
-
-fn solve(settings: Settings, steps: usize) -> (Vec<f32>, LeastSquares) {
-    let mut problem = LeastSquares::read();
-    let mut sr2 = Optimizer::new(settings, Layers::one(0..problem.cols));
-    let mut x = vec![1.0; problem.cols];
-    for _ in 0..steps {
-        sr2.step(&mut x, &mut problem).unwrap();
-    }
-    (x, problem)
-}
-
-fn assert_solved(x: &[f32], problem: &LeastSquares) {
-    for (i, (found, expected)) in x.iter().zip(&problem.x).enumerate() {
-        assert!((f64::from(*found) - expected).abs() < SOLVED, "x[{i}] = {found}, expected {expected}");
-        assert_eq!(*found == 0.0, *expected == 0.0, "zero pattern at {i}: {found}, expected {expected}");
-    }
-}
-
-#[test]
-fn published_rule_solves_a_strongly_convex_l1_problem() {
-    let lambda = LeastSquares::read().lambda;
-    let (x, problem) = solve(settings(Penalty::L1, lambda, 0.0, Sr2::paper()), 4000);
-    assert_solved(&x, &problem);
-}
-
-#[test]
-fn robust_preset_solves_it_too() {
-    let lambda = LeastSquares::read().lambda;
-    let floor = Floor { lowest: 0.1, first: 0.1, last: 0.1, warmup: 0.0, steps: 400 };
-    let (x, problem) = solve(settings(Penalty::L1, lambda, 0.0, Sr2::robust(floor, 10)), 400);
-    assert_solved(&x, &problem);
-    let (x, problem) = solve(settings(Penalty::L1, lambda, 0.9, Sr2::robust(floor, 10)), 800);
-    assert_solved(&x, &problem);
 }
 
 /// A loss whose values are scripted: the gradient is always 1 in each coordinate.
@@ -215,9 +136,9 @@ fn non_finite_losses_stop_at_the_point_and_reject_at_the_trial() {
 
 #[test]
 fn a_resumed_state_gives_the_same_bits() {
-    let lambda = LeastSquares::read().lambda;
+    let lambda = LeastSquares::elastic_net().lambda;
     let settings = settings(Penalty::L1, lambda, 0.9, Sr2::paper());
-    let mut problem = LeastSquares::read();
+    let mut problem = LeastSquares::elastic_net();
     let mut straight = Optimizer::new(settings.clone(), Layers::one(0..24));
     let mut x = vec![1.0; 24];
     for _ in 0..5 {
