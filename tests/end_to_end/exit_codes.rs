@@ -52,13 +52,16 @@ fn configurations_that_cannot_be_used() {
     refuse(train(&["--lambda", "NaN"]), 2, &["lambda is NaN, expected"]);
     refuse(train(&["--lambda=-1"]), 2, &["lambda is -1, expected"]);
     refuse(train(&["--sparsity", "1"]), 2, &["sparsity is 1, expected"]);
+    refuse(train(&["--sparsity", "NaN"]), 2, &["sparsity is NaN, expected"]);
     refuse(
         train(&["--penalty", "l1/2", "--group", "kernel"]),
         2,
         &["group is set with penalty l1/2, expected l0 or l1"],
     );
     refuse(train(&["--box=0.1,1"]), 2, &["box is [0.1, 1], expected an interval around 0"]);
-    refuse(train(&["--keep", "layer9.*"]), 2, &["keep is \"layer9.*\", expected a layer's name"]);
+    let layers =
+        ["keep is \"layer9.*\", expected a layer's name", "conv1.weight, layer1.0.conv1.weight, ", "fc.weight"];
+    refuse(train(&["--keep", "layer9.*"]), 2, &layers);
     refuse(train(&["--scale", "layer9.*=2"]), 2, &["scale is \"layer9.*\", expected a layer's name"]);
     refuse(train(&["--scale", "fc.weight=-2"]), 2, &["scale is -2 for \"fc.weight\", expected a number above 0"]);
     refuse(train(&["--name", "a/b"]), 2, &["name is \"a/b\", expected"]);

@@ -104,7 +104,11 @@ fn matching<'a>(key: &'static str, pattern: &str, names: &[&'a str]) -> Result<V
     Err(ConfigError::Value {
         key,
         found: format!("{pattern:?}"),
-        expected: format!("a layer's name such as {:?}, * for any text", nearest.expect("a layer to prune")),
+        expected: format!(
+            "a layer's name such as {:?}, * for any text; the layers are {}",
+            nearest.expect("a layer to prune"),
+            names.join(", ")
+        ),
     })
 }
 

@@ -201,6 +201,7 @@ fn layers_are_kept_by_pattern() {
     let config = Config { scale: [("tow.*".to_string(), 0.5)].into(), runs: folder.path().join("scale"), ..config };
     let error = started(&Config { keep: None, ..config }).err().unwrap().to_string();
     assert!(error.starts_with("scale is \"tow.*\", expected a layer's name such as \"two.weight\""), "{error}");
+    assert!(error.ends_with("; the layers are one.weight, two.weight, fc.weight"), "{error}");
 }
 
 #[test]
