@@ -86,6 +86,7 @@ impl Sr2 {
             eta2: 0.9,
             sigma_start: floor.lowest,
             sigma_min: floor.lowest,
+            sigma_max: floor.last.max(Self::paper().sigma_max),
             floor: Some(floor),
             guards: Some(Guards { loss_ceiling: 1.5 * (classes as f64).ln() }),
             ..Self::paper()

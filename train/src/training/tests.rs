@@ -307,6 +307,25 @@ fn a_nan_loss_is_divergence_and_keeps_the_last_checkpoint() {
     assert_eq!(finish(reopened(&run).unwrap()).steps, 15);
 }
 
+#[test]
+fn a_floor_above_the_usual_cap_of_sigma_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { sigma_floor: Some(1e4), epochs: 1, ..config(folder.path()) };
+    let mut sigmas = Sigmas::default();
+    fresh(&config).run(&mut sigmas, &AtomicBool::new(false)).unwrap();
+    assert!(sigmas.0.iter().all(|sigma| *sigma >= 1e4), "{:?}", sigmas.0);
+}
+
+/// Collects the sigma of each step.
+#[derive(Default)]
+struct Sigmas(Vec<f64>);
+
+impl Observer for Sigmas {
+    fn on_step(&mut self, step: &StepRecord, _: &SoFar) {
+        self.0.push(step.sigma);
+    }
+}
+
 /// An executor whose loss rises wherever one steps.
 struct Uphill(ParameterLayout);
 
