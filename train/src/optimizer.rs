@@ -204,6 +204,11 @@ impl Optimizer {
         &self.averages
     }
 
+    /// When pruning acts.
+    pub fn plan(&self) -> &PruningPlan {
+        &self.settings.plan
+    }
+
     /// The layers.
     pub fn layers(&self) -> &Layers {
         &self.layers

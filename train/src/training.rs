@@ -25,6 +25,7 @@ use crate::summary::Summary;
 use crate::train_error::TrainError;
 
 mod budget;
+mod recipe;
 mod setup;
 mod snapshot;
 mod start;
@@ -210,6 +211,8 @@ impl Session {
         }
         let steps = self.config.epochs * self.loader.batches_per_epoch();
         observer.on_start(self.run.path(), self.optimizer.state().step, steps, self.config.batch_size);
+        let plan = self.optimizer.plan();
+        observer.on_note(&recipe::describe(plan, &self.config, self.loader.batches_per_epoch()));
         let kept = setup::kept_dense(self.executor.layout(), self.optimizer.layers());
         if !kept.is_empty() {
             observer.on_note(&format!("kept dense: {} (--keep PATTERN to choose)", kept.join(", ")));

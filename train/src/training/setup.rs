@@ -5,6 +5,7 @@ use std::ops::Range;
 use sr2_models::{Graph, Op};
 use wildmatch::WildMatch;
 
+use super::recipe;
 use crate::candle_executor::{CandleExecutor, DeviceKind};
 use crate::config::{Config, ConfigError, ExecutorKind, Method};
 use crate::direction::Direction;
@@ -12,17 +13,12 @@ use crate::executor::{Executor, ExecutorError};
 use crate::group::Grouping;
 use crate::layout::{ParameterLayout, Segment};
 use crate::optimizer::{Layers, Settings, StepControl};
-use crate::pruning::{PruningPlan, Target};
 use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
 use crate::share::PenalisedLayer;
 use crate::sr2::Sr2;
 use crate::tape::TapeExecutor;
 
-/// Fraction of the steps before pruning towards a target begins.
-const DENSE_START: f64 = 0.15;
-/// Fraction of the steps after which the target is reached, unless the support freezes earlier.
-const RAMP_END: f64 = 0.74;
 /// Fraction of each layer's weights that are left in any case.
 const LEAST_DENSITY: f64 = 0.01;
 /// AdamW's decoupled weight decay.
@@ -163,49 +159,10 @@ pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<S
         Method::Magnitude | Method::OneShot | Method::Lamp | Method::Sgd => (momentum, one_cycle),
         Method::AdamW => (Direction::Adam, one_cycle),
     };
-    let plan = plan(config, layers, steps)?;
+    let plan = recipe::plan(config, layers, steps)?;
     let regulariser = Regulariser { penalty: config.penalty, bounds: config.bounds };
     let relaxed = config.method == Method::ProxSgd;
     let share = config.share.expect("the configuration is resolved");
     let weight_decay = if config.method == Method::AdamW { WEIGHT_DECAY } else { 0.0 };
     Ok(Settings { regulariser, plan, share, direction, control, relaxed, weight_decay, ema: config.ema })
-}
-
-fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<PruningPlan, ConfigError> {
-    let at = |fraction: f64| (fraction * steps as f64).round() as u64;
-    let debias = config.debias.expect("the configuration is resolved");
-    let frozen_from = at(1.0 - debias).max(1);
-    let plan = PruningPlan {
-        target: Target::Lambda(config.lambda.unwrap_or(0.0)),
-        from: 0,
-        frozen_from,
-        dense_every: config.dense_gradient_every,
-        steps,
-        regrowth: !matches!(config.method, Method::Magnitude | Method::OneShot | Method::Lamp),
-    };
-    let Some(sparsity) = config.sparsity else { return Ok(plan) };
-    let prunable: usize = layers.prunable.iter().map(|range| range.len()).sum();
-    let kept = prunable - layers.weights();
-    let left = ((1.0 - sparsity) * prunable as f64).round() as usize;
-    let least: usize = layers.penalised.iter().map(|layer| layer.least).sum();
-    if left < kept + least {
-        let most = 1.0 - (kept + least) as f64 / prunable as f64;
-        return Err(ConfigError::Value {
-            key: "sparsity",
-            found: sparsity.to_string(),
-            expected: format!(
-                "at most {:.4}: {kept} weights stay in the layers kept dense (see keep), {least} so that no other dies",
-                (most * 1e4).floor() / 1e4
-            ),
-        });
-    }
-    if matches!(config.method, Method::OneShot | Method::Lamp) {
-        let from = frozen_from - 1;
-        return Ok(PruningPlan { target: Target::Weights { left: left - kept, ramp_until: from }, from, ..plan });
-    }
-    // A network from a file has had its dense start.
-    let dense_start = if config.from.is_some() { 0.0 } else { DENSE_START };
-    let from = at(dense_start).min(frozen_from - 1);
-    let target = Target::Weights { left: left - kept, ramp_until: at(RAMP_END).clamp(from, frozen_from - 1) };
-    Ok(PruningPlan { target, from, ..plan })
 }
