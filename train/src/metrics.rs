@@ -1,6 +1,9 @@
 //! What a run logs: sums over an epoch's steps, sparsity by layer, and the records of `metrics.jsonl`.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use sr2_formats::Error;
 
 use crate::executor::BatchLoss;
 use crate::layout::Segment;
@@ -58,6 +61,17 @@ impl EpochTotals {
     }
 }
 
+/// Passes of the network over a mini-batch, in steps whether taken or rejected; those of a teacher, of validation and of
+/// the final batch-norm statistics are not in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passes {
+    /// From images to loss.
+    pub forward: u64,
+    /// From loss to gradient.
+    pub backward: u64,
+}
+
 /// Sparsity of one prunable weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerSparsity {
@@ -100,7 +114,7 @@ impl Census {
 }
 
 /// A line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
     /// A step, logged now and then.
@@ -110,7 +124,7 @@ pub enum Record {
 }
 
 /// One step. Losses are means over its batch, in nats.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Epoch, from 1.
     pub epoch: u64,
@@ -135,7 +149,7 @@ pub struct StepRecord {
 }
 
 /// One epoch.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// Epoch, from 1.
     pub epoch: u64,
@@ -159,4 +173,18 @@ pub struct EpochRecord {
     pub acceptance_rate: f64,
     /// Training images a second since the epoch began or was resumed, validation left out.
     pub images_per_s: f64,
+}
+
+/// Reads `metrics.jsonl` of the run in `folder`; a last line that a crash left unfinished is left out.
+///
+/// # Errors
+/// If it cannot be read, or a line is no record.
+pub fn read_records(folder: &Path) -> Result<Vec<Record>, Error> {
+    let path = folder.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).enumerate();
+    let record = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| Error::malformed(&path, format!("line {}: no record: {e}", i + 1)))
+    };
+    whole.map(record).collect()
 }

@@ -1,16 +1,17 @@
 //! The result of a finished run.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use sr2_formats::Error;
 
-use crate::metrics::LayerSparsity;
+use crate::metrics::{LayerSparsity, Passes};
 
 /// A finished run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The run folder.
     pub folder: PathBuf,
@@ -18,6 +19,8 @@ pub struct Summary {
     pub checkpoint: PathBuf,
     /// Steps taken.
     pub steps: u64,
+    /// What they computed.
+    pub passes: Passes,
     /// Accuracy on the held-out images.
     pub validation_accuracy: f64,
     /// Accuracy on the test images.
@@ -30,6 +33,18 @@ pub struct Summary {
     pub layers: Vec<LayerSparsity>,
     /// Seconds in this process, a resumed run's earlier ones left out.
     pub seconds: f64,
+}
+
+impl Summary {
+    /// Reads `summary.json` of the finished run in `folder`.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no summary.
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join("summary.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        serde_json::from_str(&text).map_err(|e| Error::malformed(&path, format!("no summary of a run: {e}")))
+    }
 }
 
 impl fmt::Display for Summary {
@@ -49,6 +64,7 @@ impl fmt::Display for Summary {
         writeln!(f, "validation accuracy  {}", percent(self.validation_accuracy))?;
         writeln!(f, "test accuracy        {}", percent(self.test_accuracy))?;
         writeln!(f, "steps                {} in {:.0} s", self.steps, self.seconds)?;
+        writeln!(f, "passes               {} forward, {} backward", self.passes.forward, self.passes.backward)?;
         write!(f, "checkpoint           {}", self.checkpoint.display())
     }
 }

@@ -16,7 +16,7 @@ use crate::data::{
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
-use crate::metrics::{Census, EpochRecord, EpochTotals, Record, StepRecord};
+use crate::metrics::{Census, EpochRecord, EpochTotals, Passes, Record, StepRecord};
 use crate::observer::{Observer, SoFar};
 use crate::optimizer::{Averages, Objective, Optimizer, StepError, StepReport};
 use crate::run_folder::RunFolder;
@@ -116,6 +116,7 @@ struct Session {
     optimizer: Optimizer,
     position: Position,
     totals: EpochTotals,
+    passes: Passes,
     best: Option<Best>,
     clock: EpochClock,
 }
@@ -180,9 +181,9 @@ impl Session {
         let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
         let executor = setup::executor(&config, &graph, buffers)?;
         let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model)).transpose()?;
-        let (optimizer, totals, best) = match state {
-            Some(s) => (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.best),
-            None => (Optimizer::new(settings, layers), EpochTotals::default(), None),
+        let (optimizer, totals, passes, best) = match state {
+            Some(s) => (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.passes, s.best),
+            None => (Optimizer::new(settings, layers), EpochTotals::default(), Passes::default(), None),
         };
         let clock = EpochClock::start();
         Ok(Self {
@@ -197,6 +198,7 @@ impl Session {
             optimizer,
             position,
             totals,
+            passes,
             best,
             clock,
         })
@@ -247,7 +249,7 @@ impl Session {
         }
         self.executor.set_support(self.optimizer.gradient_support());
         let executor = self.executor.as_mut();
-        let mut objective = BatchObjective { executor, batch: &loaded.batch, at_point: None };
+        let mut objective = BatchObjective { executor, batch: &loaded.batch, passes: &mut self.passes, at_point: None };
         let result = self.optimizer.step(&mut self.parameters, &mut objective);
         let at_point = objective.at_point;
         let images = loaded.batch.labels.len();
@@ -382,6 +384,7 @@ impl Session {
             folder: self.run.path().into(),
             checkpoint,
             steps: self.optimizer.state().step,
+            passes: self.passes,
             validation_accuracy,
             test_accuracy: test.accuracy,
             test_loss: test.loss,
@@ -414,6 +417,7 @@ impl Session {
             optimizer: self.optimizer.state().clone(),
             position: self.position,
             totals: self.totals.clone(),
+            passes: self.passes,
             best: self.best,
             finished: accuracies.is_some(),
         };
@@ -428,17 +432,21 @@ impl Session {
 struct BatchObjective<'a> {
     executor: &'a mut dyn Executor,
     batch: &'a Batch,
+    passes: &'a mut Passes,
     at_point: Option<BatchLoss>,
 }
 
 impl Objective for BatchObjective<'_> {
     fn gradient(&mut self, x: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
+        self.passes.forward += 1;
+        self.passes.backward += 1;
         let result = self.executor.loss_and_gradient(x, self.batch, gradient)?;
         self.at_point = Some(result);
         Ok(result.loss)
     }
 
     fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError> {
+        self.passes.forward += 1;
         Ok(self.executor.loss(x, self.batch)?.loss)
     }
 }

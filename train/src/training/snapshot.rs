@@ -10,7 +10,7 @@ use sr2_models::checkpoint::{self, Checkpoint, Provenance};
 
 use crate::config::Config;
 use crate::data::Position;
-use crate::metrics::EpochTotals;
+use crate::metrics::{EpochTotals, Passes};
 use crate::optimizer::{self, Averages};
 
 /// Within this much sparsity, the more accurate network is the better one; beyond it, the sparser.
@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) optimizer: optimizer::State,
     pub(super) position: Position,
     pub(super) totals: EpochTotals,
+    #[serde(default)]
+    pub(super) passes: Passes,
     pub(super) best: Option<Best>,
     pub(super) finished: bool,
 }

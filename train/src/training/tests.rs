@@ -138,6 +138,8 @@ fn a_sparsity_is_met_to_the_weight_by_every_method_and_a_resumed_run_keeps_its_b
         let straight = finish(fresh(&with("straight")));
         let left: usize = straight.layers.iter().map(|l| l.nonzero).sum();
         assert_eq!(left, WEIGHTS / 2, "{method:?}");
+        let forward = if method == Method::Sr2 { 30 } else { 15 };
+        assert_eq!(straight.passes, Passes { forward, backward: 15 }, "{method:?}");
         let [first, .., last] = straight.layers.as_slice() else { panic!("three layers") };
         assert_eq!([first.nonzero, last.nonzero], [6 * 27, 80], "first and last stay dense");
         // While dense, on the ramp, and on the frozen support.
@@ -146,7 +148,9 @@ fn a_sparsity_is_met_to_the_weight_by_every_method_and_a_resumed_run_keeps_its_b
         interrupt(fresh(&config), 1);
         interrupt(reopened(&run).unwrap(), 7);
         interrupt(reopened(&run).unwrap(), 13);
-        assert!(traces(&finish(reopened(&run).unwrap())) == traces(&straight), "{method:?}");
+        let resumed = finish(reopened(&run).unwrap());
+        assert_eq!(resumed.passes, straight.passes, "{method:?}");
+        assert!(traces(&resumed) == traces(&straight), "{method:?}");
     }
 }
 
