@@ -6,6 +6,7 @@ use sr2_bench::{BenchError, OnnxRuntimeError};
 use sr2_export::ExportError;
 use sr2_formats::ErrorKind;
 use sr2_train::TrainError;
+use sr2_train::sweep::SweepError;
 
 /// The table for `--help`.
 pub const CODES: &str = "Exit codes:
@@ -48,6 +49,9 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(2);
     }
     if let Some(error) = error.downcast_ref::<TrainError>() {
+        return Some(error.exit_code());
+    }
+    if let Some(error) = error.downcast_ref::<SweepError>() {
         return Some(error.exit_code());
     }
     if let Some(error) = error.downcast_ref::<sr2_formats::Error>() {

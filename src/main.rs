@@ -16,6 +16,9 @@ mod export;
 mod infer;
 mod inspect;
 mod model;
+mod report;
+mod signals;
+mod sweep;
 mod train;
 mod verify;
 
@@ -33,6 +36,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(Box<train::Arguments>),
+    Sweep(sweep::Arguments),
+    Report(report::Arguments),
     Export(export::Arguments),
     Infer(infer::Arguments),
     Bench(bench::Arguments),
@@ -90,6 +95,8 @@ fn main() -> ExitCode {
     }
     let result = match command {
         Command::Train(arguments) => train::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Infer(arguments) => infer::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

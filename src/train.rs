@@ -1,14 +1,11 @@
 //! `sr2-prune train`.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use sr2_train::candle_executor::DeviceKind;
 use sr2_train::data::DatasetKind;
 use sr2_train::group::Group;
@@ -17,10 +14,11 @@ use sr2_train::progress::Progress;
 use sr2_train::regulariser::Bounds;
 use sr2_train::share::Share;
 use sr2_train::tape::Precision;
-use sr2_train::{Config, ExecutorKind, Method, Outcome, Summary, TrainError};
+use sr2_train::tensorboard::EventLog;
+use sr2_train::{Config, ExecutorKind, Method, Observer, Outcome, Summary, TrainError};
 
 use crate::Format;
-use crate::exit::Stopped;
+use crate::signals::Signals;
 
 /// Train a network and prune it with SR2; no learning rate to tune
 #[derive(Debug, Args)]
@@ -132,6 +130,9 @@ pub struct Arguments {
     /// Name of the run's folder [default: network, dataset and a number]
     #[arg(long)]
     name: Option<String>,
+    /// Also write event files for TensorBoard into the run's folder
+    #[arg(long)]
+    tensorboard: bool,
     /// How to print the summary
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -139,13 +140,15 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let summary = match &arguments.resume {
-        Some(folder) => until_stopped(|progress, stop| sr2_train::resume(folder, progress, stop))?,
-        None => {
-            let config = arguments.config()?;
-            until_stopped(|progress, stop| sr2_train::train(&config, progress, stop))?
-        }
+    let config = arguments.resume.is_none().then(|| arguments.config()).transpose()?;
+    let train = |observer: &mut dyn Observer, stop: &AtomicBool| match (&config, &arguments.resume) {
+        (Some(config), _) => sr2_train::train(config, observer, stop),
+        (None, folder) => sr2_train::resume(folder.as_deref().unwrap_or(".".as_ref()), observer, stop),
     };
+    let summary = until_stopped(|progress, stop| match arguments.tensorboard {
+        true => train(&mut EventLog::new(progress), stop),
+        false => train(progress, stop),
+    })?;
     arguments.format.print(&summary)
 }
 
@@ -153,22 +156,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 pub fn until_stopped(
     train: impl FnOnce(&mut Progress, &AtomicBool) -> Result<Outcome, TrainError>,
 ) -> anyhow::Result<Summary> {
-    let (stop, signal) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    for number in [SIGINT, SIGTERM] {
-        // A second signal does not wait for the checkpoint.
-        flag::register_conditional_shutdown(number, 128 + number, stop.clone())?;
-        flag::register_usize(number, signal.clone(), number as usize)?;
-        flag::register(number, stop.clone())?;
-    }
-    match train(&mut Progress::new(), &stop)? {
+    let signals = Signals::watch()?;
+    match train(&mut Progress::new(), signals.stop())? {
         Outcome::Finished(summary) => Ok(summary),
-        Outcome::Interrupted { folder, .. } => Err(stopped(signal.load(Ordering::Relaxed), &folder).into()),
+        Outcome::Interrupted { folder, .. } => {
+            Err(signals.stopped(format!("sr2-prune train --resume {}", folder.display())).into())
+        }
     }
-}
-
-fn stopped(signal: usize, folder: &Path) -> Stopped {
-    let name = if signal == SIGTERM as usize { "SIGTERM" } else { "Ctrl-C" };
-    Stopped { signal: signal as u8, name, resume: format!("sr2-prune train --resume {}", folder.display()) }
 }
 
 impl Arguments {

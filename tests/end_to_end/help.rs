@@ -12,6 +12,8 @@ fn help(command: &[&str]) -> String {
 fn every_command_has_examples() {
     let commands = [
         &["train"][..],
+        &["sweep"],
+        &["report"],
         &["export"],
         &["infer"],
         &["bench"],
@@ -33,9 +35,21 @@ fn every_command_has_examples() {
 #[test]
 fn the_program_lists_commands_and_exit_codes() {
     let text = help(&[]);
-    for command in
-        ["train", "export", "infer", "bench", "verify", "inspect", "convert", "demo", "data", "doctor", "completions"]
-    {
+    for command in [
+        "train",
+        "sweep",
+        "report",
+        "export",
+        "infer",
+        "bench",
+        "verify",
+        "inspect",
+        "convert",
+        "demo",
+        "data",
+        "doctor",
+        "completions",
+    ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command}\n{text}");
     }
     for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "130 "] {

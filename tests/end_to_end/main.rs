@@ -6,6 +6,8 @@ mod exit_codes;
 mod help;
 mod pipeline;
 mod program;
+mod report;
 mod sample;
 mod signals;
+mod sweep;
 mod verify;

@@ -27,7 +27,8 @@ pub fn start(folder: &Path, epochs: usize) -> (Child, String) {
     (child, said)
 }
 
-fn send(signal: &str, child: &Child) {
+/// Sends a signal, such as `-INT`.
+pub fn send(signal: &str, child: &Child) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }

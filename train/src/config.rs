@@ -224,18 +224,21 @@ impl Config {
     /// Reads a TOML file; keys that are not there keep their defaults.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-        let syntax = |e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            ConfigError::Syntax { path: path.into(), line, problem: e.message().replace('\n', " ") }
-        };
-        let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
+        for key in parse::<toml::Table>(path, &text)?.keys() {
+            Self::check_key(path, key)?;
+        }
+        parse(path, &text)
+    }
+
+    /// Refuses a key of the file `path` that no setting has.
+    pub(crate) fn check_key(path: &Path, key: &str) -> Result<(), ConfigError> {
         let known = serde_json::to_value(Self::default()).expect("a configuration is plain data");
         let known = known.as_object().expect("a configuration is a map");
-        if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
-            let nearest = known.keys().min_by_key(|k| strsim::damerau_levenshtein(k, key)).expect("there are settings");
-            return Err(ConfigError::UnknownKey { path: path.into(), key: key.clone(), nearest: nearest.clone() });
+        if known.contains_key(key) {
+            return Ok(());
         }
-        toml::from_str(&text).map_err(syntax)
+        let nearest = known.keys().min_by_key(|k| strsim::damerau_levenshtein(k, key)).expect("there are settings");
+        Err(ConfigError::UnknownKey { path: path.into(), key: key.into(), nearest: nearest.clone() })
     }
 
     /// Refuses paths that a file of text cannot hold.
@@ -253,6 +256,14 @@ impl Config {
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration is plain data")
     }
+}
+
+/// The TOML text of the file `path`.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        ConfigError::Syntax { path: path.into(), line, problem: e.message().replace('\n', " ") }
+    })
 }
 
 /// Refuses a path that is not UTF-8, which neither TOML nor JSON can hold.

@@ -104,7 +104,8 @@ fn step_line(step: &StepRecord, so_far: &SoFar) -> String {
     )
 }
 
-fn epoch_line(e: &EpochRecord) -> String {
+/// An epoch in one line.
+pub(crate) fn epoch_line(e: &EpochRecord) -> String {
     format!(
         "epoch {}: loss {:.3}, train {:.1}%, validation {:.1}% (loss {:.3}), sparsity {:.2}%, sigma {:.3}, \
          accepted {:.0}%, {:.0} images/s",

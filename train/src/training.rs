@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use sr2_formats::Error;
 use sr2_models::checkpoint::Checkpoint;
-use sr2_models::{Graph, Model};
+use sr2_models::{Graph, Model, zoo};
 
-use crate::config::{Config, Method};
+use crate::config::{Config, ConfigError, Method};
 use crate::data::{
     BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, SPLIT_SEED, holdout_size, locate, split,
 };
@@ -37,7 +37,7 @@ use snapshot::{Accuracies, Best, Snapshot, State, provenance};
 use teacher::Teacher;
 
 /// Steps between two step records in the metrics.
-const LOG_EVERY: u64 = 50;
+pub(crate) const LOG_EVERY: u64 = 50;
 /// Training batches whose statistics the final batch norm uses.
 const RECALIBRATION_BATCHES: usize = 32;
 /// Rejections in a row after which sigma has long been at its cap and no step will be taken any more.
@@ -90,6 +90,15 @@ pub fn resume(folder: &Path, observer: &mut dyn Observer, stop: &AtomicBool) -> 
     let config = config.resolve()?;
     let images = images(&locate(config.dataset, config.data.as_deref())?, config.dataset)?;
     Session::resume(config, run, images)?.run(observer, stop)
+}
+
+/// Checks what a resolved configuration says of the layers of a network of the zoo; those of a file are checked when it
+/// is read.
+pub(crate) fn check_layers(config: &Config) -> Result<(), ConfigError> {
+    if config.from.is_some() {
+        return Ok(());
+    }
+    setup::check(config, &zoo::build(&config.network, config.dataset.classes())?)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
