@@ -1,6 +1,7 @@
 //! `sr2-prune bench`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use sr2_bench::{BenchOptions, EngineKind, LabelledImages, Places};
@@ -15,6 +16,7 @@ use crate::{Format, cache};
   sr2-prune bench                                         the export of the newest run
   sr2-prune bench model.onnx --batch 64 --threads 2
   sr2-prune bench model.onnx --explain
+  sr2-prune bench model.onnx --batch 64 --tune plan.json
   sr2-prune bench model.onnx --against model-int8.onnx
   sr2-prune bench runs/resnet20-1/export --engines sparse,ort --data examples/data --format json")]
 pub struct Arguments {
@@ -37,6 +39,13 @@ pub struct Arguments {
     /// Another ONNX file to time beside it by ONNX Runtime, such as a quantised one; may be repeated
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
+    /// Measure which layers are faster sparse and how many images each should take at a time, for some seconds, save
+    /// the plan that wins as FILE, and use it
+    #[arg(long, value_name = "FILE")]
+    tune: Option<PathBuf>,
+    /// Use a plan that `--tune` saved
+    #[arg(long, value_name = "FILE", conflicts_with = "tune")]
+    tuned: Option<PathBuf>,
     /// Show the engine's time, speed and kernels layer by layer, instead of a comparison
     #[arg(long, conflicts_with_all = ["against", "engines", "ort", "data"])]
     explain: bool,
@@ -46,6 +55,9 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }
+
+/// About how long `--tune` measures.
+const TUNING: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -59,7 +71,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Some(LabelledImages { images, labels })
         }
     };
-    let options = BenchOptions {
+    let mut options = BenchOptions {
         model: path,
         engines: arguments.engines.clone(),
         against: arguments.against.clone(),
@@ -68,11 +80,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         spin: !arguments.threads.no_spin,
         pin: arguments.threads.pin,
         seconds: arguments.seconds,
+        tuning: arguments.tuned.clone(),
         isa,
         data,
         places: Places::of_process(arguments.ort.clone(), cache::folder()),
         program: std::env::current_exe().ok(),
     };
+    if let Some(file) = &arguments.tune {
+        let tuning = sr2_bench::tune(&options, TUNING)?;
+        tuning.save(file)?;
+        let [default, tuned] = tuning.default_and_tuned().map(|time| time.as_secs_f64() * 1e3);
+        eprintln!("{}: {tuned:.3} ms a batch, {default:.3} ms without tuning", file.display());
+        options.tuning = Some(file.clone());
+    }
     if arguments.explain {
         return arguments.format.print(&sr2_bench::explain(&options)?);
     }

@@ -63,6 +63,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         spin: true,
         pin: false,
         seconds: 2.0,
+        tuning: None,
         isa: Isa::from_env().map_err(sr2_infer::Error::from)?,
         data: Some(LabelledImages { images, labels }),
         places: places(),

@@ -83,8 +83,8 @@ fn of_engine(error: &sr2_infer::Error) -> Option<u8> {
     use sr2_infer::Error;
     match error {
         Error::File(error) => Some(of_file(error)),
-        Error::Isa(_) | Error::Option { .. } => Some(2),
-        Error::Operator { .. } | Error::Weight { .. } | Error::Size { .. } => Some(3),
+        Error::Isa(_) | Error::Option { .. } | Error::TuningMismatch { .. } => Some(2),
+        Error::Operator { .. } | Error::Weight { .. } | Error::Size { .. } | Error::TuningFile { .. } => Some(3),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
-use sr2_infer::{Engine, Model, Options};
+use sr2_infer::{Engine, Model, Options, Tuning};
 use sr2_train::data::{self, Dataset};
 
 use crate::Format;
@@ -33,6 +33,9 @@ pub struct Arguments {
     batch: usize,
     #[command(flatten)]
     threads: Threads,
+    /// Use a plan that `bench --tune` saved for this batch and these threads
+    #[arg(long, value_name = "FILE")]
+    tuned: Option<PathBuf>,
     /// Print how each layer is computed, and run nothing
     #[arg(long, conflicts_with_all = ["images", "format"])]
     plan: bool,
@@ -67,7 +70,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = model::locate(arguments.model.as_deref())?;
     let Threads { threads, pin, no_spin } = arguments.threads;
     let options = Options { threads, spin: !no_spin, pin, batch: arguments.batch, ..Options::default() };
-    let engine = Model::load(&path)?.plan(&options)?;
+    let model = Model::load(&path)?;
+    let engine = match &arguments.tuned {
+        Some(file) => model.plan_tuned(&options, &Tuning::load(file)?)?,
+        None => model.plan(&options)?,
+    };
     if arguments.plan {
         print!("{}", engine.plan());
         return Ok(());

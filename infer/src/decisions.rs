@@ -43,7 +43,7 @@ impl Decisions {
                     layers.iter().zip(sparse).map(|(layer, sparse)| cost(layer, *sparse, lanes)).collect()
                 });
                 let handed = |cut: &Cut| cost::of_regrouping(values(model, cut.value), isa);
-                cheapest(&one, &vector, &cuts, handed)
+                cheapest(&one, &vector, &cuts, handed, WORTHWHILE)
             }
         };
         let sparse = one[..cut].iter().chain(&vector[cut..]).copied().collect();
@@ -54,14 +54,21 @@ impl Decisions {
 /// What a network that is cut must cost, at most, of what it does in one layout: the estimates are not exact.
 const WORTHWHILE: f64 = 0.95;
 
-/// The cut that gives the least sum of the costs before it image by image, and behind it by vectors of images.
-pub(crate) fn cheapest(one: &[f64], vector: &[f64], cuts: &[Cut], of_cut: impl Fn(&Cut) -> f64) -> usize {
+/// The cut that gives the least sum of the costs before it image by image, and behind it by vectors of images,
+/// where that is less than `worthwhile` times either alone.
+pub(crate) fn cheapest(
+    one: &[f64],
+    vector: &[f64],
+    cuts: &[Cut],
+    of_cut: impl Fn(&Cut) -> f64,
+    worthwhile: f64,
+) -> usize {
     let (mut best, mut least) = (one.len(), one.iter().sum::<f64>());
     let all: f64 = vector.iter().sum();
     if all < least {
         (best, least) = (0, all);
     }
-    least *= WORTHWHILE;
+    least *= worthwhile;
     let (mut before, mut behind, mut done) = (0.0, all, 0);
     for cut in cuts {
         before += one[done..cut.layer].iter().sum::<f64>();

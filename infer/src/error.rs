@@ -72,6 +72,24 @@ pub enum Error {
         /// Values of its output.
         output: usize,
     },
+    /// A file that holds no tuning.
+    #[error("{}: {problem}; measure it again with `bench --tune`", path.display())]
+    TuningFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tuning that was measured for something else.
+    #[error("the tuning's {what} is {found}, expected {expected}; measure it for this use with `bench --tune`")]
+    TuningMismatch {
+        /// What differs.
+        what: &'static str,
+        /// What the tuning says.
+        found: String,
+        /// What it would have to say.
+        expected: String,
+    },
     /// Scratch memory that another engine made.
     #[error("the scratch was made by another engine, expected one of this engine's")]
     Scratch,

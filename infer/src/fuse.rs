@@ -120,7 +120,16 @@ pub(crate) fn last_read(layers: &[Layer<'_>], output: ValueId) -> BTreeMap<Value
     last_read
 }
 
-impl Layer<'_> {
+impl<'a> Layer<'a> {
+    /// Name of its weight.
+    pub(crate) fn weight(&self) -> Option<&'a str> {
+        match self.kind {
+            Kind::Conv(conv) => Some(&conv.weight),
+            Kind::Gemm(gemm) => Some(&gemm.weight),
+            _ => None,
+        }
+    }
+
     /// Joins the two inputs element by element, the one with all places of the output first.
     fn combine(&mut self, graph: &Graph, combination: Combination) {
         self.kind = Kind::Combination(combination);

@@ -27,6 +27,7 @@ mod memory;
 mod model;
 mod options;
 mod plan;
+mod tuning;
 
 #[cfg(test)]
 mod tests;
@@ -37,3 +38,4 @@ pub use model::Model;
 pub use options::{Layout, Options, WeightPolicy};
 pub use plan::{LayerPlan, Plan};
 pub use sr2_kernels::{Contract, Isa, IsaError, KERNELS, peak_flops};
+pub use tuning::Tuning;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sr2_models::{CompressedModel, Node, Op, checkpoint, onnx, passes};
 
-use crate::{Engine, Error, Options};
+use crate::{Engine, Error, Options, Tuning, fuse};
 
 /// A network with its weights, to be planned for one or more ways of running it.
 ///
@@ -37,6 +37,17 @@ impl Model {
     /// If the network has an operator the engine does not run, and for options out of range.
     pub fn plan(&self, options: &Options) -> Result<Engine, Error> {
         Engine::new(&self.0, options)
+    }
+
+    /// Plans the network as a measurement found it fastest. Of the options, `weights` and `layout` do not count.
+    ///
+    /// # Errors
+    /// If the measurement was of another network, tier, batch or number of threads, and as [`Model::plan`].
+    pub fn plan_tuned(&self, options: &Options, tuning: &Tuning) -> Result<Engine, Error> {
+        let isa = options.check()?;
+        let layers = fuse::layers(self.0.graph())?;
+        let decisions = tuning.decisions(&self.0, &layers, isa, options)?;
+        Engine::decided(&self.0, &layers, &decisions, isa, options)
     }
 
     /// Name of the network.

@@ -1,5 +1,7 @@
 //! Whole networks against the reference interpreter, on every tier, thread count and batch.
 
+mod tuning;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_models::{Model, initialisation, reference, zoo};
@@ -132,11 +134,11 @@ fn the_cheapest_cut_is_found() {
     let cuts: Vec<Cut> = [1, 2, 4].map(|layer| Cut { layer, value: layer }).into();
     let (one, vector) = ([1.0, 2.0, 9.0, 1.0, 7.0], [5.0, 4.0, 1.0, 2.0, 1.0]);
     let of_cut = |cost: f64| move |_: &Cut| cost;
-    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(0.0)), 2);
-    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(5.0)), 2);
-    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(6.5)), 0);
-    assert_eq!(decisions::cheapest(&vector, &one, &cuts, of_cut(9.0)), 5);
-    assert_eq!(decisions::cheapest(&[1.0; 5], &[2.0; 5], &cuts, of_cut(0.0)), 5);
+    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(0.0), 1.0), 2);
+    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(5.0), 1.0), 2);
+    assert_eq!(decisions::cheapest(&one, &vector, &cuts, of_cut(6.5), 1.0), 0);
+    assert_eq!(decisions::cheapest(&vector, &one, &cuts, of_cut(9.0), 1.0), 5);
+    assert_eq!(decisions::cheapest(&[1.0; 5], &[2.0; 5], &cuts, of_cut(0.0), 1.0), 5);
 }
 
 #[test]

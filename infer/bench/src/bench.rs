@@ -35,6 +35,8 @@ pub struct BenchOptions {
     pub pin: bool,
     /// Seconds to time each engine, warm-up not counted.
     pub seconds: f64,
+    /// A saved measurement that the sparse engine's plan follows.
+    pub tuning: Option<PathBuf>,
     /// Instruction-set tier of the engine's kernels.
     pub isa: Isa,
     /// Images to check agreement and accuracy on; seeded random ones, and no accuracy, without.
@@ -181,7 +183,8 @@ fn spec(kind: EngineKind, options: &BenchOptions, files: &ModelFiles) -> Result<
     };
     let isa = options.isa.name().to_string();
     let BenchOptions { batch, threads, spin, pin, .. } = *options;
-    Ok(EngineSpec { kind, file: file.into(), batch, threads, spin, pin, isa, library })
+    let tuning = options.tuning.clone().filter(|_| kind == EngineKind::Sparse);
+    Ok(EngineSpec { kind, file: file.into(), batch, threads, spin, pin, isa, library, tuning })
 }
 
 /// Another ONNX file, by ONNX Runtime.
@@ -189,7 +192,7 @@ fn rival(file: &Path, options: &BenchOptions) -> Result<EngineSpec, BenchError> 
     let library = Some(OnnxRuntime::find(&options.places)?);
     let (isa, file) = (options.isa.name().to_string(), file.to_path_buf());
     let BenchOptions { batch, threads, spin, pin, .. } = *options;
-    Ok(EngineSpec { kind: EngineKind::Ort, file, batch, threads, spin, pin, isa, library })
+    Ok(EngineSpec { kind: EngineKind::Ort, file, batch, threads, spin, pin, isa, library, tuning: None })
 }
 
 fn check_interfaces(opened: &[Opened]) -> Result<(), BenchError> {

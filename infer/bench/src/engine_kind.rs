@@ -63,6 +63,8 @@ pub(crate) struct EngineSpec {
     pub(crate) isa: String,
     /// The ONNX Runtime library; given for [`EngineKind::Ort`].
     pub(crate) library: Option<OnnxRuntime>,
+    /// A tuning that the plan follows; given for [`EngineKind::Sparse`] only.
+    pub(crate) tuning: Option<PathBuf>,
 }
 
 impl EngineSpec {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use sr2_infer::{Engine, Isa, KERNELS, LayerPlan, Model, Options, peak_flops};
+use sr2_infer::{Engine, Isa, KERNELS, LayerPlan, Model, Options, Tuning, peak_flops};
 
 use crate::bench::BenchOptions;
 use crate::model_files::ModelFiles;
@@ -71,7 +71,11 @@ pub fn explain(options: &BenchOptions) -> Result<Explanation, BenchError> {
     let files = ModelFiles::find(&options.model)?;
     let BenchOptions { threads, spin, pin, batch, isa, .. } = *options;
     let engine_options = Options { threads, spin, pin, batch, isa: Some(isa), ..Default::default() };
-    let engine = Model::load(files.native())?.plan(&engine_options)?;
+    let model = Model::load(files.native())?;
+    let engine = match &options.tuning {
+        Some(file) => model.plan_tuned(&engine_options, &Tuning::load(file)?)?,
+        None => model.plan(&engine_options)?,
+    };
     let images = options.batch.min(engine.images_a_pass());
     let batch = vec![0.5; images * engine.input_shape().iter().product::<usize>()];
     let times = least_times(&engine, &batch, Duration::from_secs_f64(options.seconds))?;
@@ -89,6 +93,17 @@ pub fn explain(options: &BenchOptions) -> Result<Explanation, BenchError> {
         total_us: times.iter().sum::<Duration>().as_secs_f64() * 1e6,
         layers: engine.plan().iter().zip(&times).map(layer).collect(),
     })
+}
+
+/// Measures a plan for the network of `options` in about `time`; see [`Tuning::measure`].
+///
+/// # Errors
+/// As [`Tuning::measure`], and if the model cannot be read.
+pub fn tune(options: &BenchOptions, time: Duration) -> Result<Tuning, BenchError> {
+    let BenchOptions { threads, spin, pin, batch, isa, .. } = *options;
+    let engine_options = Options { threads, spin, pin, batch, isa: Some(isa), ..Default::default() };
+    let files = ModelFiles::find(&options.model)?;
+    Ok(Tuning::measure(&Model::load(files.native())?, &engine_options, time)?)
 }
 
 /// Least time of each layer over passes that take `length` in all, and two at least.

@@ -23,7 +23,7 @@ pub use bench::{BenchOptions, LabelledImages, bench};
 pub use doctor::{Diagnosis, Finding, Python, doctor};
 pub use engine_kind::EngineKind;
 pub use error::BenchError;
-pub use explain::{Explanation, LayerTime, explain};
+pub use explain::{Explanation, LayerTime, explain, tune};
 pub use machine::Machine;
 pub use onnx_runtime::{FETCHED_VERSION, OnnxRuntime, OnnxRuntimeError, Place, Places, fetch_onnx_runtime};
 pub use onnx_session::OnnxSession;

@@ -1,6 +1,6 @@
 //! The engine of this project, with its plan's choice of sparse and dense layers or with every layer dense.
 
-use sr2_infer::{Engine, Model, Options, Scratch, WeightPolicy};
+use sr2_infer::{Engine, Model, Options, Scratch, Tuning, WeightPolicy};
 
 use crate::engine_kind::EngineSpec;
 use crate::{BenchError, EngineKind, NetworkFacts, Runner};
@@ -23,7 +23,11 @@ impl NativeEngine {
         let isa = spec.isa.parse().map_err(sr2_infer::Error::Isa)?;
         let EngineSpec { threads, spin, pin, batch, .. } = *spec;
         let options = Options { threads, spin, pin, batch, isa: Some(isa), weights, ..Default::default() };
-        let engine = Model::load(&spec.file)?.plan(&options)?;
+        let model = Model::load(&spec.file)?;
+        let engine = match &spec.tuning {
+            Some(file) => model.plan_tuned(&options, &Tuning::load(file)?)?,
+            None => model.plan(&options)?,
+        };
         let scratch = engine.scratch()?;
         let input_shape = engine.input_shape().try_into().expect("a graph's input is [C, H, W]");
         Ok(Self { kind: spec.kind, engine, scratch, input_shape })

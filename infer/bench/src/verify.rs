@@ -117,7 +117,7 @@ fn open(options: &VerifyOptions, file: &Path) -> Result<Box<dyn Runner>, BenchEr
         false => (EngineKind::Sparse, None),
     };
     let (file, isa) = (file.into(), options.isa.name().into());
-    EngineSpec { kind, file, batch: BATCH, threads: 1, spin: true, pin: false, isa, library }.open()
+    EngineSpec { kind, file, batch: BATCH, threads: 1, spin: true, pin: false, isa, library, tuning: None }.open()
 }
 
 /// `expected` and `found` are `[images, outputs]` and finite.

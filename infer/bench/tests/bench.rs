@@ -21,6 +21,7 @@ fn options(engines: &[EngineKind]) -> BenchOptions {
         spin: true,
         pin: false,
         seconds: 0.05,
+        tuning: None,
         isa: Isa::best(),
         data: None,
         places: Places::default(),

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         spin: true,
         pin: false,
         seconds: 0.0,
+        tuning: None,
         isa: Isa::best(),
         data: None,
         places: Places::default(),
