@@ -78,7 +78,7 @@ const READ_PAST: usize = 3 * ALIGN;
 const TILE_BYTES: usize = 20 << 10;
 
 /// A block of input channels must give an output channel this many non-zeros to pay for its pass over the sums.
-const TAPS_OF_BLOCK: usize = 10;
+const TAPS_OF_BLOCK: usize = 20;
 
 /// Cost of starting and storing a row's tile, in taps.
 const ROW_COST: u64 = 3;
@@ -196,7 +196,7 @@ impl ProgramBuilder {
         let (stride, mask) = (to.plane.stride(), to.plane.mask().filter(|_| self.lanes == 1));
         match weights {
             Weights::Sparse(matrix) => {
-                let tiles = grid.tiles(lanes, sparse_conv::SINGLE, sparse_conv::MOST);
+                let tiles = grid.tiles(lanes, sparse_conv::SINGLE, sparse_conv::most(self.isa));
                 let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes);
                 let (pitch, bias) = (grid.pitch(), layer.bias);
                 let conv =
@@ -408,6 +408,7 @@ impl Layer {
         let bytes = group * self.source.footprint(tile.rows, tile.vectors * lanes) * size_of::<f32>();
         let worthwhile = matrix.nnz() / self.rows / TAPS_OF_BLOCK;
         let count = bytes.div_ceil(TILE_BYTES).min(worthwhile).clamp(1, group);
+        let in_flight = sparse_conv::in_flight(tile.rows, tile.vectors);
         let (mut taps, mut blocks) = (Vec::with_capacity(matrix.nnz()), Vec::with_capacity(count));
         for block in 0..count {
             let columns = group * block / count * kernel..group * (block + 1) / count * kernel;
@@ -420,6 +421,11 @@ impl Layer {
                     if columns.contains(&column) {
                         taps.push(Tap { weight: *weight, offset: self.offset(first, column) });
                     }
+                }
+                let filled = taps.len() - starts[row] as usize;
+                for _ in filled..filled.next_multiple_of(in_flight) {
+                    // Adds 0 to a finite sum.
+                    taps.push(Tap { weight: 0.0, ..taps[taps.len() - 1] });
                 }
                 starts.push(taps.len() as u32);
             }

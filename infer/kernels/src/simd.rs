@@ -22,6 +22,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, to: *mut f32);
+    /// Asks for the cache line at `at`, which need not be readable, ahead of its use.
+    unsafe fn prefetch(_at: *const u8) {}
     /// `self * factor + addend`, with one rounding where the tier fuses.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `self + other`.

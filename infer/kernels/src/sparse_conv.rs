@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::Isa;
 use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
@@ -41,10 +42,27 @@ pub(crate) struct SparseConv {
     pub(crate) cumulative: Vec<u64>,
 }
 
-/// Most vectors of a tile in one run, and most runs and vectors of others: as many accumulators as fit 16 registers
-/// beside a weight, and a shape that shares many inputs between its outputs.
+/// Most vectors of a tile in one run: as many accumulators as fit 16 registers beside a weight.
 pub(crate) const SINGLE: usize = 12;
-pub(crate) const MOST: [usize; 2] = [2, 4];
+
+/// Most runs and vectors of other tiles: a shape that shares many inputs between its outputs, in 16 or 32 registers.
+pub(crate) fn most(isa: Isa) -> [usize; 2] {
+    if matches!(isa, Isa::Avx512(_)) { [2, 8] } else { [2, 4] }
+}
+
+/// Taps that are in flight at once in a tile of this shape, so that short tiles do not wait for their own sums. A block
+/// of a row has a multiple of as many.
+pub(crate) const fn in_flight(rows: usize, vectors: usize) -> usize {
+    match rows * vectors {
+        1 => 8,
+        2 | 3 => 4,
+        4..=6 => 2,
+        _ => 1,
+    }
+}
+
+/// Bytes by which taps are asked for ahead of their use: what memory delivers within its latency.
+const PREFETCH: usize = 2 << 10;
 
 impl Kernel for Call<'_, SparseConv> {
     #[inline(always)]
@@ -60,24 +78,19 @@ impl Kernel for Call<'_, SparseConv> {
                 let (rows, at) = (rows.clone(), tile.at);
                 // SAFETY: the tile stays within the vectors of a row.
                 unsafe {
-                    match (tile.rows, tile.vectors) {
-                        (1, 1) => self.rows::<V, 1, 1, 8>(block, rows, at),
-                        (1, 2) => self.rows::<V, 1, 2, 6>(block, rows, at),
-                        (1, 3) => self.rows::<V, 1, 3, 4>(block, rows, at),
-                        (1, 4) => self.rows::<V, 1, 4, 3>(block, rows, at),
-                        (1, 5) => self.rows::<V, 1, 5, 2>(block, rows, at),
-                        (1, 6) => self.rows::<V, 1, 6, 2>(block, rows, at),
-                        (1, 7) => self.rows::<V, 1, 7, 1>(block, rows, at),
-                        (1, 8) => self.rows::<V, 1, 8, 1>(block, rows, at),
-                        (1, 9) => self.rows::<V, 1, 9, 1>(block, rows, at),
-                        (1, 10) => self.rows::<V, 1, 10, 1>(block, rows, at),
-                        (1, 11) => self.rows::<V, 1, 11, 1>(block, rows, at),
-                        (1, SINGLE) => self.rows::<V, 1, 12, 1>(block, rows, at),
-                        (2, 1) => self.rows::<V, 2, 1, 6>(block, rows, at),
-                        (2, 2) => self.rows::<V, 2, 2, 3>(block, rows, at),
-                        (2, 3) => self.rows::<V, 2, 3, 2>(block, rows, at),
-                        (2, 4) => self.rows::<V, 2, 4, 1>(block, rows, at),
-                        (rows, vectors) => unreachable!("a tile of {rows} x {vectors} vectors"),
+                    macro_rules! shapes {
+                        ($($runs:literal $vectors:literal,)*) => {
+                            match (tile.rows, tile.vectors) {
+                                $(($runs, $vectors) => {
+                                    self.rows::<V, $runs, $vectors, { in_flight($runs, $vectors) }>(block, rows, at)
+                                })*
+                                (runs, vectors) => unreachable!("a tile of {runs} x {vectors} vectors"),
+                            }
+                        };
+                    }
+                    shapes! {
+                        1 1, 1 2, 1 3, 1 4, 1 5, 1 6, 1 7, 1 8, 1 9, 1 10, 1 11, 1 12,
+                        2 1, 2 2, 2 3, 2 4, 2 5, 2 6, 2 7, 2 8,
                     }
                 }
             }
@@ -87,7 +100,7 @@ impl Kernel for Call<'_, SparseConv> {
 
 impl Call<'_, SparseConv> {
     /// One tile of `R` runs of `C` vectors from flat value `at` on, for `rows`, over the taps of one block. `U` taps
-    /// are in flight at once, so that short tiles do not wait for their own sums.
+    /// are in flight at once.
     ///
     /// # Safety
     /// The tile must lie within a row rounded up to whole vectors.
@@ -119,11 +132,8 @@ impl Call<'_, SparseConv> {
                 }
                 let range = *starts.get_unchecked(row) as usize..*starts.get_unchecked(row + 1) as usize;
                 let taps = s.taps.get_unchecked(range);
-                let chunks = taps.chunks_exact(U);
-                for tap in chunks.remainder() {
-                    add_tap(tap, x, s.pitch, &mut sums[0]);
-                }
-                for chunk in chunks {
+                for chunk in taps.as_chunks::<U>().0 {
+                    V::prefetch(chunk.as_ptr().cast::<u8>().wrapping_add(PREFETCH));
                     for (tap, sums) in chunk.iter().zip(&mut sums) {
                         add_tap(tap, x, s.pitch, sums);
                     }

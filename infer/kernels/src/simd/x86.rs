@@ -50,6 +50,12 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: every CPU of the tier has SSE, and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         // SAFETY: the caller promises FMA.
         Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, addend.0) })
@@ -111,6 +117,12 @@ impl Vector for F32x16 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises AVX-512 and sixteen writable values.
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: every CPU of the tier has SSE, and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
 
     #[inline(always)]
