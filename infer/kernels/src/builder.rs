@@ -8,18 +8,20 @@ use crate::Isa;
 use crate::activation::{Activate, Activation};
 use crate::border::Border;
 use crate::combine::{Combination, Combine};
-use crate::dense_conv::{self, BLOCK, Block, DenseConv};
+use crate::dense_conv::{self, DenseConv};
 use crate::depthwise::DepthwiseConv;
 use crate::dilated_pooling::DilatedPool;
-use crate::grid::{Grid, Tile};
+use crate::grid::Grid;
 use crate::linear::{Linear, Rows};
+use crate::packing::Layer;
 use crate::plane::{ALIGN, Place, Plane, odd_lines};
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool, Pooling};
 use crate::program::{Buffer, Program, Weights};
 use crate::registry::Step;
+use crate::row_conv::{self, RowConv, SHIFTS};
 use crate::softmax::Softmax;
-use crate::sparse_conv::{self, SparseConv, Tap};
+use crate::sparse_conv::{self, SparseConv};
 use crate::team::Threads;
 use crate::transfer::{Export, Flatten, Import};
 use crate::window::{Source, Window};
@@ -73,15 +75,6 @@ pub struct ProgramBuilder {
 
 /// Values that a step may read past its buffers: a pooling of every second column two vectors.
 const READ_PAST: usize = 3 * ALIGN;
-
-/// Bytes of one tile's input that should stay in the first-level cache, which holds 32 KiB or more.
-const TILE_BYTES: usize = 20 << 10;
-
-/// A block of input channels must give an output channel this many non-zeros to pay for its pass over the sums.
-const TAPS_OF_BLOCK: usize = 20;
-
-/// Cost of starting and storing a row's tile, in taps.
-const ROW_COST: u64 = 3;
 
 impl ProgramBuilder {
     /// A builder over these buffers, whose planes all have 1 lane or all as many as the tier's vectors.
@@ -171,8 +164,9 @@ impl ProgramBuilder {
         };
 
         let start = self.steps.len();
-        let source = if window.is_direct(&from.plane, &to.plane) {
-            let source = Source::direct(&window, &from.plane, x_start);
+        let by_rows = matches!(weights, Weights::Sparse(_)) && window.is_by_rows(&from.plane, &to.plane, self.isa);
+        let source = if by_rows || window.is_direct(&from.plane, &to.plane) {
+            let source = if by_rows { Source::rows } else { Source::direct }(&window, &from.plane, x_start);
             let end = x_start + from.channels * from.plane.stride() + ALIGN;
             assert!(
                 source.base >= x_start && source.base + source.extent(from.channels, flat) <= end,
@@ -195,9 +189,20 @@ impl ProgramBuilder {
         // A grid of more than one run leaves the gaps between rows as they are.
         let (stride, mask) = (to.plane.stride(), to.plane.mask().filter(|_| self.lanes == 1));
         match weights {
+            Weights::Sparse(matrix) if by_rows => {
+                let grid = Grid::rows_of(&to.plane);
+                let vectors = to.plane.width() / lanes;
+                let tiles = grid.tiles(lanes, vectors, [row_conv::most(self.isa) / vectors, vectors]);
+                let shift = |tap| tap % window.kernel[1] + 1 - window.pads[1];
+                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, [1, SHIFTS.len()], shift);
+                let (pitch, bias) = (grid.pitch(), layer.bias);
+                let conv = RowConv { x, y, residual, stride, tiles, pitch, taps, blocks, bias, clip, cumulative };
+                self.push(Step::RowConv(conv));
+            }
             Weights::Sparse(matrix) => {
                 let tiles = grid.tiles(lanes, sparse_conv::SINGLE, sparse_conv::most(self.isa));
-                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes);
+                let in_flight = sparse_conv::in_flight(tiles[0].rows, tiles[0].vectors);
+                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, [in_flight, 1], |_| 0);
                 let (pitch, bias) = (grid.pitch(), layer.bias);
                 let conv =
                     SparseConv { x, y, residual, stride, tiles, pitch, mask, taps, blocks, bias, clip, cumulative };
@@ -355,7 +360,7 @@ impl ProgramBuilder {
 
     /// Whether the depthwise kernel can run: it reads the padding in the plane, and whole vectors within a row.
     fn fits_depthwise(&self, window: &Window, x: &Plane, y: &Plane) -> bool {
-        window.pads.iter().all(|pad| *pad <= x.pad()) && (self.lanes > 1 || y.width() >= self.isa.lanes())
+        x.holds(window.pads) && (self.lanes > 1 || y.width() >= self.isa.lanes())
     }
 
     fn push(&mut self, step: Step) -> Range<usize> {
@@ -389,89 +394,5 @@ impl Weights<'_> {
             Self::Sparse(m) => assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights"),
             Self::Dense(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
         }
-    }
-}
-
-/// What both kinds of convolution are packed from.
-struct Layer {
-    source: Source,
-    groups: usize,
-    rows: usize,
-    channels: usize,
-    bias: Vec<f32>,
-}
-
-impl Layer {
-    /// Taps by block of input channels and row, the start of each row, and the cost of the rows before each.
-    fn sparse(&self, matrix: &CsrMatrix, tile: &Tile, lanes: usize) -> (Vec<Tap>, Vec<Vec<u32>>, Vec<u64>) {
-        let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
-        let bytes = group * self.source.footprint(tile.rows, tile.vectors * lanes) * size_of::<f32>();
-        let worthwhile = matrix.nnz() / self.rows / TAPS_OF_BLOCK;
-        let count = bytes.div_ceil(TILE_BYTES).min(worthwhile).clamp(1, group);
-        let in_flight = sparse_conv::in_flight(tile.rows, tile.vectors);
-        let (mut taps, mut blocks) = (Vec::with_capacity(matrix.nnz()), Vec::with_capacity(count));
-        for block in 0..count {
-            let columns = group * block / count * kernel..group * (block + 1) / count * kernel;
-            let mut starts = vec![taps.len() as u32];
-            for row in 0..self.rows {
-                let first = row / (self.rows / self.groups) * group;
-                let (row_columns, values) = matrix.row(row);
-                for (column, weight) in row_columns.iter().zip(values) {
-                    let column = *column as usize;
-                    if columns.contains(&column) {
-                        taps.push(Tap { weight: *weight, offset: self.offset(first, column) });
-                    }
-                }
-                let filled = taps.len() - starts[row] as usize;
-                for _ in filled..filled.next_multiple_of(in_flight) {
-                    // Adds 0 to a finite sum.
-                    taps.push(Tap { weight: 0.0, ..taps[taps.len() - 1] });
-                }
-                starts.push(taps.len() as u32);
-            }
-            blocks.push(starts);
-        }
-        let mut cumulative = vec![0];
-        for row in 0..self.rows {
-            let cost = matrix.row(row).0.len() as u64 + ROW_COST * count as u64;
-            cumulative.push(cumulative[row] + cost);
-        }
-        (taps, blocks, cumulative)
-    }
-
-    /// Byte distance of the tap of a column of a group whose input channels start at `first`.
-    fn offset(&self, first: usize, column: usize) -> u32 {
-        let (channel, tap) = (column / self.source.taps.len(), column % self.source.taps.len());
-        (((first + channel) * self.source.channel + self.source.taps[tap]) * size_of::<f32>()) as u32
-    }
-
-    /// Taps by chunks of input channels, whose inputs of a tile and weights of a block fit the first-level cache.
-    fn chunks(&self, tile: &Tile, lanes: usize) -> Vec<Range<usize>> {
-        let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
-        let values = self.source.footprint(tile.rows, tile.vectors * lanes) + kernel * BLOCK;
-        let count = (group * values * size_of::<f32>()).div_ceil(TILE_BYTES).clamp(1, group);
-        (0..count).map(|i| group * i / count * kernel..group * (i + 1) / count * kernel).collect()
-    }
-
-    /// Weights by chunk, block of output channels and tap, and the blocks.
-    fn dense(&self, dense: &[f32], columns: usize, chunks: &[Range<usize>]) -> (Vec<[f32; BLOCK]>, Vec<Block>) {
-        let per_group = self.rows / self.groups;
-        let mut blocks = Vec::new();
-        for group in 0..self.groups {
-            for start in (0..per_group).step_by(BLOCK) {
-                let (row, rows) = (group * per_group + start, BLOCK.min(per_group - start));
-                let bias = std::array::from_fn(|r| if r < rows { self.bias[row + r] } else { 0.0 });
-                let x = group * (self.channels / self.groups) * self.source.channel;
-                blocks.push(Block { row, rows, bias, x });
-            }
-        }
-        let mut weights = Vec::with_capacity(blocks.len() * columns);
-        for chunk in chunks {
-            for Block { row, rows, .. } in &blocks {
-                let value = |r, column| if r < *rows { dense[(row + r) * columns + column] } else { 0.0 };
-                weights.extend(chunk.clone().map(|column| std::array::from_fn(|r| value(r, column))));
-            }
-        }
-        (weights, blocks)
     }
 }

@@ -30,6 +30,11 @@ impl Grid {
         }
     }
 
+    /// The grid of a plane of one image, whose rows are runs.
+    pub(crate) fn rows_of(plane: &Plane) -> Self {
+        Self { height: plane.height(), width: plane.width(), pitch: plane.pitch() }
+    }
+
     /// Values from one run to the next.
     pub(crate) fn pitch(&self) -> usize {
         self.pitch

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::row_conv;
+
 /// Proof that the CPU has AVX2 and FMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Avx2(());
@@ -166,6 +168,11 @@ impl Isa {
             Self::Avx512(_) => Avx512Bf16::detect().map(Bf16::Avx512),
             _ => None,
         }
+    }
+
+    /// Whether rows of `width` values are whole vectors, and few enough for the sparse kernel with aligned loads.
+    pub fn holds_rows(self, width: usize) -> bool {
+        width.is_multiple_of(self.lanes()) && width / self.lanes() <= row_conv::most(self)
     }
 
     /// f32 values in one vector.

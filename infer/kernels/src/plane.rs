@@ -1,5 +1,6 @@
 //! Where the values of one channel, and those of a buffer, lie in memory.
 
+use crate::Isa;
 use crate::step::Part;
 
 /// Values that the widest vector holds; strides are multiples of it.
@@ -7,15 +8,16 @@ pub(crate) const ALIGN: usize = 16;
 
 /// Layout of one channel of an image: rows of positions, each position `lanes` values (one image each).
 ///
-/// Rows follow each other at `pitch = width + pad` positions, so the gap of `pad` zeros right of a row is also the
-/// gap left of the next; `pad` rows of zeros lie above and below. A convolution with at most that padding and stride 1
-/// then reads every tap of every position at one constant distance from the position, and the whole channel is one
-/// run of `flat` values.
+/// Rows follow each other at `pitch = width + gap` positions, so the zeros right of a row are also the zeros left of
+/// the next; `pad` rows of zeros lie above and below. Where the gap is `pad` too, a convolution with at most that
+/// padding and stride 1 reads every tap of every position at one constant distance from the position, and the whole
+/// channel is one run of `flat` values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Plane {
     height: usize,
     width: usize,
     pad: usize,
+    gap: usize,
     lanes: usize,
     head: usize,
     stride: usize,
@@ -27,21 +29,33 @@ impl Plane {
     /// # Panics
     /// If a size is 0 or the plane does not fit 32-bit byte offsets.
     pub fn image(height: usize, width: usize, pad: usize, lanes: usize) -> Self {
+        Self::padded(height, width, [pad, pad], lanes)
+    }
+
+    /// A plane of one image with `pad` rows of zeros above and below, and rows without gaps.
+    ///
+    /// # Panics
+    /// As [`Plane::image`].
+    pub fn rows(height: usize, width: usize, pad: usize) -> Self {
+        Self::padded(height, width, [pad, 0], 1)
+    }
+
+    fn padded(height: usize, width: usize, [pad, gap]: [usize; 2], lanes: usize) -> Self {
         assert!(height > 0 && width > 0 && lanes > 0, "empty plane {height}x{width}, {lanes} lanes");
         assert!([height, width, pad].iter().all(|n| *n <= 1 << 17), "plane {height}x{width}, pad {pad} is too large");
-        let pitch = width + pad;
-        let border = (pad * pitch + pad) * lanes;
+        let pitch = width + gap;
+        let border = (pad * pitch + gap) * lanes;
         let head = border.next_multiple_of(ALIGN);
         let flat = ((height - 1) * pitch + width) * lanes;
         // The last vector of the last row may reach one vector too far, on the way in and on the way out.
         let stride = odd_lines(head + flat.next_multiple_of(ALIGN) + border + if pad > 0 { ALIGN } else { 0 });
         assert!(stride < 1 << 29, "plane {height}x{width}, pad {pad}, {lanes} lanes is too large");
-        Self { height, width, pad, lanes, head, stride }
+        Self { height, width, pad, gap, lanes, head, stride }
     }
 
     /// One feature: `lanes` values, the next feature's right behind.
     pub fn feature(lanes: usize) -> Self {
-        Self { height: 1, width: 1, pad: 0, lanes, head: 0, stride: lanes }
+        Self { height: 1, width: 1, pad: 0, gap: 0, lanes, head: 0, stride: lanes }
     }
 
     /// Rows.
@@ -54,9 +68,24 @@ impl Plane {
         self.width
     }
 
-    /// Zeros on every side.
+    /// Rows of zeros above and below.
     pub fn pad(&self) -> usize {
         self.pad
+    }
+
+    /// Zeros between rows.
+    pub fn gap(&self) -> usize {
+        self.gap
+    }
+
+    /// Whether rows are whole vectors with nothing between, and few enough for [`crate::row_conv`].
+    pub(crate) fn holds_rows(&self, isa: Isa) -> bool {
+        self.gap == 0 && self.lanes == 1 && isa.holds_rows(self.width)
+    }
+
+    /// Whether the zeros around the image are as many as a window's top, left, bottom and right padding asks for.
+    pub(crate) fn holds(&self, [top, left, bottom, right]: [usize; 4]) -> bool {
+        top.max(bottom) <= self.pad && left.max(right) <= self.gap
     }
 
     /// Images side by side at each position.
@@ -66,7 +95,7 @@ impl Plane {
 
     /// Positions from one row to the next.
     pub fn pitch(&self) -> usize {
-        self.width + self.pad
+        self.width + self.gap
     }
 
     /// Bytes from one channel to the next.
@@ -95,11 +124,12 @@ impl Plane {
     }
 
     /// For each value of `flat`, rounded up to whole vectors: all bits set inside the image, none in a gap.
-    /// `None` where there is no gap that must stay zero.
+    /// `None` where no zeros lie within reach.
     pub(crate) fn mask(&self) -> Option<Vec<f32>> {
         let keep = |i: usize| i < self.values() && i / self.lanes % self.pitch() < self.width;
         let mask = |i| f32::from_bits(if keep(i) { u32::MAX } else { 0 });
-        (self.pad > 0).then(|| (0..self.values().next_multiple_of(ALIGN)).map(mask).collect())
+        (self.gap > 0 || self.pad > 0 && !self.values().is_multiple_of(ALIGN))
+            .then(|| (0..self.values().next_multiple_of(ALIGN)).map(mask).collect())
     }
 }
 

@@ -30,6 +30,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// The larger of `self` and `other`; NaN where one of them is.
     unsafe fn max(self, other: Self) -> Self;
+    /// Each lane of `self` one lane further, behind the last of `below`.
+    unsafe fn shift_up(self, below: Self) -> Self;
+    /// Each lane of `self` but the first one lane before, then the first of `above`.
+    unsafe fn shift_down(self, above: Self) -> Self;
     /// Every second lane of `self`, from the first on, then of `next`.
     unsafe fn even(self, next: Self) -> Self;
     /// `self` limited to `[low, high]`; NaN stays NaN.
@@ -113,6 +117,16 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn shift_up(self, below: Self) -> Self {
+        Self([below.0[3], self.0[0], self.0[1], self.0[2]])
+    }
+
+    #[inline(always)]
+    unsafe fn shift_down(self, above: Self) -> Self {
+        Self([self.0[1], self.0[2], self.0[3], above.0[0]])
+    }
+
+    #[inline(always)]
     unsafe fn even(self, next: Self) -> Self {
         Self([self.0[0], self.0[2], next.0[0], next.0[2]])
     }
@@ -145,7 +159,7 @@ mod tests {
     impl Kernel for Operations {
         #[inline(always)]
         unsafe fn run<V: Vector>(&self) {
-            let mut out = vec![0.0f32; 64 * 6];
+            let mut out = vec![0.0f32; 64 * 8];
             for start in (0..64).step_by(V::LANES) {
                 // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
                 unsafe {
@@ -158,6 +172,8 @@ mod tests {
                     let other = V::load(self.other.as_ptr().add(start));
                     x.max(other).store(out.as_mut_ptr().add(256 + start));
                     x.even(other).store(out.as_mut_ptr().add(320 + start));
+                    x.shift_up(other).store(out.as_mut_ptr().add(384 + start));
+                    x.shift_down(other).store(out.as_mut_ptr().add(448 + start));
                 }
             }
             *self.output.borrow_mut() = out;
@@ -180,7 +196,10 @@ mod tests {
                 let (first, lane) = (i / isa.lanes() * isa.lanes(), i % isa.lanes());
                 let second = if lane < isa.lanes() / 2 { &input } else { &other };
                 let even = second[first + 2 * lane % isa.lanes()];
-                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even];
+                let last = first + isa.lanes() - 1;
+                let up = if lane == 0 { other[last] } else { input[i - 1] };
+                let down = if i == last { other[first] } else { input[i + 1] };
+                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even, up, down];
                 for (k, expected) in expected.into_iter().enumerate() {
                     let found = out[k * 64 + i];
                     let same = found == expected || (found.is_nan() && expected.is_nan());

@@ -133,7 +133,7 @@ impl Call<'_, SparseConv> {
                 let range = *starts.get_unchecked(row) as usize..*starts.get_unchecked(row + 1) as usize;
                 let taps = s.taps.get_unchecked(range);
                 for chunk in taps.as_chunks::<U>().0 {
-                    V::prefetch(chunk.as_ptr().cast::<u8>().wrapping_add(PREFETCH));
+                    prefetch::<V>(&chunk[0]);
                     for (tap, sums) in chunk.iter().zip(&mut sums) {
                         add_tap(tap, x, s.pitch, sums);
                     }
@@ -167,7 +167,7 @@ impl Call<'_, SparseConv> {
 
 /// `change` of every vector of a tile, given its run and place in the run.
 #[inline(always)]
-fn each<V: Vector, const R: usize, const C: usize>(
+pub(crate) fn each<V: Vector, const R: usize, const C: usize>(
     mut tile: [[V; C]; R],
     change: impl Fn(V, usize, usize) -> V,
 ) -> [[V; C]; R] {
@@ -179,12 +179,22 @@ fn each<V: Vector, const R: usize, const C: usize>(
     tile
 }
 
+/// Asks for the taps that come a while after this one.
+///
+/// # Safety
+/// The CPU must have the tier of `V`.
+#[inline(always)]
+pub(crate) unsafe fn prefetch<V: Vector>(tap: &Tap) {
+    // SAFETY: the caller's promise.
+    unsafe { V::prefetch(std::ptr::from_ref(tap).cast::<u8>().wrapping_add(PREFETCH)) };
+}
+
 /// `sums += tap.weight * x[tap.offset..]`.
 ///
 /// # Safety
 /// `x` must be readable for `R` runs of `C` vectors, `pitch` values apart, from the tap's offset on.
 #[inline(always)]
-unsafe fn add_tap<V: Vector, const R: usize, const C: usize>(
+pub(crate) unsafe fn add_tap<V: Vector, const R: usize, const C: usize>(
     tap: &Tap,
     x: *const f32,
     pitch: usize,

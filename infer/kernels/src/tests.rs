@@ -47,6 +47,7 @@ twins! {
     export_f32 in transfer
     arrange_f32 in convolution
     sparse_conv_f32 in convolution
+    sparse_row_conv_f32 in convolution
     dense_conv_f32 in convolution
     depthwise_conv_f32 in convolution
     sparse_linear_f32 in linear
@@ -131,6 +132,8 @@ struct Variant {
     isa: Isa,
     lanes: usize,
     pad: usize,
+    /// Whether there are zeros between rows too.
+    gaps: bool,
     threads: usize,
 }
 
@@ -157,16 +160,19 @@ impl Twin<'_> {
             for (lanes, count) in [(1, 2), (isa.lanes(), 2 * isa.lanes() + 1)] {
                 let images = values(rng, count * image, self.range);
                 let expected: Vec<Expected> = images.chunks(image).flat_map(self.expected).collect();
-                for (pad, threads) in [(0, 1), (1, 2), (2, 3)] {
-                    self.run(Variant { isa, lanes, pad, threads }, &images, &expected, what);
+                for (pad, gaps, threads) in [(0, true, 1), (1, true, 2), (2, true, 3), (1, false, 1), (2, false, 2)] {
+                    if gaps || lanes == 1 {
+                        self.run(Variant { isa, lanes, pad, gaps, threads }, &images, &expected, what);
+                    }
                 }
             }
         }
     }
 
     fn run(&self, variant: Variant, images: &[f32], expected: &[Expected], what: &dyn Debug) {
-        let Variant { isa, lanes, pad, threads } = variant;
+        let Variant { isa, lanes, pad, gaps, threads } = variant;
         let buffer = |shape: &&[usize]| match **shape {
+            [channels, height, width] if !gaps => Buffer { plane: Plane::rows(height, width, pad), channels },
             [channels, height, width] => Buffer { plane: Plane::image(height, width, pad, lanes), channels },
             [channels] => Buffer { plane: Plane::feature(lanes), channels },
             _ => panic!("buffers have one or three dimensions, not {shape:?}"),
@@ -206,7 +212,7 @@ fn zeros(places: &[Place], len: usize) -> Vec<bool> {
     let mut zeros = vec![false; len];
     for place in places.iter().filter(|place| place.plane.pad() > 0) {
         let plane = &place.plane;
-        let border = (plane.pad() * plane.pitch() + plane.pad()) * plane.lanes();
+        let border = (plane.pad() * plane.pitch() + plane.gap()) * plane.lanes();
         for channel in 0..place.channels {
             let first = place.row(channel, 0);
             zeros[first - border..first + plane.values() + border].fill(true);

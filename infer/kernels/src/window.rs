@@ -1,5 +1,6 @@
 //! How a window slides over an image, and where a convolution finds its taps.
 
+use crate::Isa;
 use crate::arrange::{Arrange, runs};
 use crate::plane::{ALIGN, Plane, odd_lines};
 
@@ -34,7 +35,18 @@ impl Window {
     pub fn is_direct(&self, x: &Plane, y: &Plane) -> bool {
         self.stride == [1, 1]
             && (x.height(), x.width(), x.pitch()) == (y.height(), y.width(), y.pitch())
-            && self.pads.iter().all(|pad| *pad <= x.pad())
+            && x.holds(self.pads)
+    }
+
+    /// Whether [`crate::row_conv`] can run it from `x` to `y`.
+    pub(crate) fn is_by_rows(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
+        let ([_, columns], [top, left, bottom, right]) = (self.kernel, self.pads);
+        x == y
+            && (self.stride, self.dilation[1]) == ([1, 1], 1)
+            && (2..=3).contains(&columns)
+            && left.max(right) <= 1
+            && top.max(bottom) <= x.pad()
+            && x.holds_rows(isa)
     }
 }
 
@@ -62,6 +74,15 @@ impl Source {
         let reach = [(rows - 1) * window.dilation[0], (cols - 1) * window.dilation[1] * x.lanes()];
         let pitch = x.pitch() * x.lanes();
         Self { base: start + x.head() - origin, channel: x.stride(), taps, reach, pitch, panels: 1 }
+    }
+
+    /// As [`Source::direct`], with all columns of the kernel at one place: for [`crate::row_conv`].
+    pub(crate) fn rows(window: &Window, x: &Plane, start: usize) -> Self {
+        let [rows, cols] = window.kernel;
+        let taps = (0..rows * cols).map(|k| k / cols * window.dilation[0] * x.pitch()).collect();
+        let base = start + x.head() - window.pads[0] * x.pitch();
+        let reach = [(rows - 1) * window.dilation[0], 0];
+        Self { base, channel: x.stride(), taps, reach, pitch: x.pitch(), panels: 1 }
     }
 
     /// Reads `scratch`, where the returned step first puts the input positions in the order in which the outputs need

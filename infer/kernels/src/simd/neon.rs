@@ -56,6 +56,18 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    unsafe fn shift_up(self, below: Self) -> Self {
+        // SAFETY: the caller promises NEON.
+        Self(unsafe { vextq_f32::<3>(below.0, self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn shift_down(self, above: Self) -> Self {
+        // SAFETY: the caller promises NEON.
+        Self(unsafe { vextq_f32::<1>(self.0, above.0) })
+    }
+
+    #[inline(always)]
     unsafe fn even(self, next: Self) -> Self {
         // SAFETY: the caller promises NEON.
         Self(unsafe { vuzp1q_f32(self.0, next.0) })

@@ -77,6 +77,26 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn shift_up(self, below: Self) -> Self {
+        // SAFETY: the caller promises AVX2.
+        unsafe {
+            let before = _mm256_permute2f128_ps::<0x21>(below.0, self.0);
+            let bytes = _mm256_alignr_epi8::<12>(_mm256_castps_si256(self.0), _mm256_castps_si256(before));
+            Self(_mm256_castsi256_ps(bytes))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_down(self, above: Self) -> Self {
+        // SAFETY: the caller promises AVX2.
+        unsafe {
+            let behind = _mm256_permute2f128_ps::<0x21>(self.0, above.0);
+            let bytes = _mm256_alignr_epi8::<4>(_mm256_castps_si256(behind), _mm256_castps_si256(self.0));
+            Self(_mm256_castsi256_ps(bytes))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn even(self, next: Self) -> Self {
         // SAFETY: the caller promises AVX2. The shuffle works in halves, whose parts the permutation puts in order.
         unsafe {
@@ -143,6 +163,24 @@ impl Vector for F32x16 {
         unsafe {
             let larger = _mm512_max_ps(self.0, other.0);
             Self(_mm512_mask_mov_ps(larger, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0), self.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_up(self, below: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        unsafe {
+            let lanes = _mm512_alignr_epi32::<15>(_mm512_castps_si512(self.0), _mm512_castps_si512(below.0));
+            Self(_mm512_castsi512_ps(lanes))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_down(self, above: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        unsafe {
+            let lanes = _mm512_alignr_epi32::<1>(_mm512_castps_si512(above.0), _mm512_castps_si512(self.0));
+            Self(_mm512_castsi512_ps(lanes))
         }
     }
 

@@ -86,6 +86,37 @@ pub(super) fn sparse_conv_f32() {
     cases().iter().for_each(|case| test(case, Packing::Sparse));
 }
 
+/// Rows of one to eight vectors of every tier, channels of one tile or more, in one block of input channels or several.
+pub(super) fn sparse_row_conv_f32() {
+    for width in [4, 8, 12, 16, 20, 24, 32, 48, 64, 128] {
+        cases_of_rows(width).iter().for_each(|case| test(case, Packing::Sparse));
+    }
+}
+
+fn cases_of_rows(width: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for height in [1, 2, 3, 5, 7, 8, 9, 17] {
+        cases.push(Case { residual: height % 2 == 0, ..case([3, 5], [height, width], SAME, 0.5) });
+    }
+    for window in [
+        Window { kernel: [1, 3], pads: [0, 1, 0, 1], ..SAME },
+        Window { kernel: [2, 2], pads: [1, 0, 0, 1], ..SAME },
+        Window { kernel: [2, 2], pads: [0, 1, 1, 0], ..SAME },
+        Window { kernel: [5, 3], pads: [2, 1, 2, 1], ..SAME },
+        Window { dilation: [2, 1], pads: [2, 1, 2, 1], ..SAME },
+    ] {
+        cases.push(Case { clip: [-0.5, 0.5], ..case([4, 3], [6, width], window, 0.4) });
+    }
+    if width == 16 {
+        for sparsity in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0] {
+            cases.push(case([40, 6], [9, width], SAME, sparsity));
+        }
+        cases.push(Case { groups: 3, ..case([9, 6], [4, width], SAME, 0.3) });
+        cases.push(Case { residual: true, ..case([96, 4], [24, width], SAME, 0.6) });
+    }
+    cases
+}
+
 pub(super) fn dense_conv_f32() {
     cases().iter().for_each(|case| test(case, Packing::Dense));
 }

@@ -1,0 +1,115 @@
+//! Weights of convolutions in the order in which the kernels read them.
+
+use std::ops::Range;
+
+use sr2_formats::CsrMatrix;
+
+use crate::dense_conv::{BLOCK, Block};
+use crate::grid::Tile;
+use crate::sparse_conv::Tap;
+use crate::window::Source;
+
+/// Bytes of one tile's input that should stay in the first-level cache, which holds 32 KiB or more.
+const TILE_BYTES: usize = 20 << 10;
+
+/// A block of input channels must give an output channel this many non-zeros to pay for its pass over the sums.
+const TAPS_OF_BLOCK: usize = 20;
+
+/// Cost of starting and storing a row's tile, in taps.
+const ROW_COST: u64 = 3;
+
+/// What both kinds of convolution are packed from.
+pub(crate) struct Layer {
+    pub(crate) source: Source,
+    pub(crate) groups: usize,
+    pub(crate) rows: usize,
+    pub(crate) channels: usize,
+    pub(crate) bias: Vec<f32>,
+}
+
+impl Layer {
+    /// Taps by block of input channels, row and one of `parts` to which `part` assigns each tap of the kernel, filled up
+    /// with zeros to a multiple of `in_flight`; where each part of each row starts; and the cost of the rows before each.
+    pub(crate) fn sparse(
+        &self,
+        matrix: &CsrMatrix,
+        tile: &Tile,
+        lanes: usize,
+        [in_flight, parts]: [usize; 2],
+        part: impl Fn(usize) -> usize,
+    ) -> (Vec<Tap>, Vec<Vec<u32>>, Vec<u64>) {
+        let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
+        let bytes = group * self.source.footprint(tile.rows, tile.vectors * lanes) * size_of::<f32>();
+        let worthwhile = matrix.nnz() / self.rows / TAPS_OF_BLOCK;
+        let count = bytes.div_ceil(TILE_BYTES).min(worthwhile).clamp(1, group);
+        let (mut taps, mut blocks) = (Vec::with_capacity(matrix.nnz()), Vec::with_capacity(count));
+        for block in 0..count {
+            let columns = group * block / count * kernel..group * (block + 1) / count * kernel;
+            let mut starts = vec![taps.len() as u32];
+            for (row, of_row) in (0..self.rows).flat_map(|row| (0..parts).map(move |of_row| (row, of_row))) {
+                let first = row / (self.rows / self.groups) * group;
+                let (row_columns, values) = matrix.row(row);
+                let start = taps.len();
+                for (column, weight) in row_columns.iter().zip(values) {
+                    let column = *column as usize;
+                    if columns.contains(&column) && part(column % kernel) == of_row {
+                        taps.push(Tap { weight: *weight, offset: self.offset(first, column) });
+                    }
+                }
+                while (taps.len() - start) % in_flight != 0 {
+                    // Adds 0 to a finite sum.
+                    taps.push(Tap { weight: 0.0, ..taps[taps.len() - 1] });
+                }
+                starts.push(taps.len() as u32);
+            }
+            blocks.push(starts);
+        }
+        let mut cumulative = vec![0];
+        for row in 0..self.rows {
+            let cost = matrix.row(row).0.len() as u64 + ROW_COST * count as u64;
+            cumulative.push(cumulative[row] + cost);
+        }
+        (taps, blocks, cumulative)
+    }
+
+    /// Byte distance of the tap of a column of a group whose input channels start at `first`.
+    pub(crate) fn offset(&self, first: usize, column: usize) -> u32 {
+        let (channel, tap) = (column / self.source.taps.len(), column % self.source.taps.len());
+        (((first + channel) * self.source.channel + self.source.taps[tap]) * size_of::<f32>()) as u32
+    }
+
+    /// Taps by chunks of input channels, whose inputs of a tile and weights of a block fit the first-level cache.
+    pub(crate) fn chunks(&self, tile: &Tile, lanes: usize) -> Vec<Range<usize>> {
+        let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
+        let values = self.source.footprint(tile.rows, tile.vectors * lanes) + kernel * BLOCK;
+        let count = (group * values * size_of::<f32>()).div_ceil(TILE_BYTES).clamp(1, group);
+        (0..count).map(|i| group * i / count * kernel..group * (i + 1) / count * kernel).collect()
+    }
+
+    /// Weights by chunk, block of output channels and tap, and the blocks.
+    pub(crate) fn dense(
+        &self,
+        dense: &[f32],
+        columns: usize,
+        chunks: &[Range<usize>],
+    ) -> (Vec<[f32; BLOCK]>, Vec<Block>) {
+        let per_group = self.rows / self.groups;
+        let mut blocks = Vec::new();
+        for group in 0..self.groups {
+            for start in (0..per_group).step_by(BLOCK) {
+                let (row, rows) = (group * per_group + start, BLOCK.min(per_group - start));
+                let bias = std::array::from_fn(|r| if r < rows { self.bias[row + r] } else { 0.0 });
+                let x = group * (self.channels / self.groups) * self.source.channel;
+                blocks.push(Block { row, rows, bias, x });
+            }
+        }
+        let mut weights = Vec::with_capacity(blocks.len() * columns);
+        for chunk in chunks {
+            for Block { row, rows, .. } in &blocks {
+                let value = |r, column| if r < *rows { dense[(row + r) * columns + column] } else { 0.0 };
+                weights.extend(chunk.clone().map(|column| std::array::from_fn(|r| value(r, column))));
+            }
+        }
+        (weights, blocks)
+    }
+}

@@ -1,0 +1,151 @@
+//! Direct sparse convolution over rows of whole vectors: every load is aligned.
+//!
+//! Where a row is a whole number of vectors, a tap one position to the side starts within a vector, and the unaligned
+//! loads it takes cost twice as much: at 512 bits each crosses a cache line. So the non-zeros of an output channel are
+//! summed by the column of the kernel they are in, each at its place in the row, and the sums are moved sideways once.
+
+use std::ops::Range;
+
+use crate::Isa;
+use crate::grid::Tile;
+use crate::simd::{Kernel, Vector};
+use crate::sparse_conv::{Tap, add_tap, each, prefetch};
+use crate::step::Call;
+
+/// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position to the side in planes whose rows
+/// are whole vectors with nothing between.
+#[derive(Debug)]
+pub(crate) struct RowConv {
+    /// Offsets in the arena: taps are relative to `x`; row `o` of `y` and `residual` is `o * stride` further.
+    pub(crate) x: usize,
+    pub(crate) y: usize,
+    pub(crate) residual: Option<usize>,
+    pub(crate) stride: usize,
+    /// What to compute of each output channel: whole rows, `pitch` values long.
+    pub(crate) tiles: Vec<Tile>,
+    pub(crate) pitch: usize,
+    /// Taps by block of input channels, then by output channel, then by how far right they read.
+    pub(crate) taps: Vec<Tap>,
+    /// For each block, where the taps of each of [`SHIFTS`] of each output channel start, and where the last end.
+    pub(crate) blocks: Vec<Vec<u32>>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) clip: [f32; 2],
+    /// Cost of the rows before each row, and of all.
+    pub(crate) cumulative: Vec<u64>,
+}
+
+/// How far right of its output position a tap reads, in the order in which the sums are made.
+pub(crate) const SHIFTS: [isize; 3] = [-1, 0, 1];
+
+/// Most vectors of a tile: two sums of each are held in registers, beside a weight.
+pub(crate) const fn most(isa: Isa) -> usize {
+    if matches!(isa, Isa::Avx512(_)) { 8 } else { 6 }
+}
+
+impl Kernel for Call<'_, RowConv> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(&self) {
+        let (s, part) = (self.step, self.site.part);
+        let (channels, tiles) = if s.bias.len() < 4 * part.count && s.tiles.len() >= part.count {
+            (0..s.bias.len(), part.of(s.tiles.len()))
+        } else {
+            (part.weighted(&s.cumulative), 0..s.tiles.len())
+        };
+        for tile in &s.tiles[tiles] {
+            for block in 0..s.blocks.len() {
+                let (channels, at) = (channels.clone(), tile.at);
+                // SAFETY: the tile is whole rows of a channel.
+                unsafe {
+                    macro_rules! shapes {
+                        ($($rows:literal $vectors:literal,)*) => {
+                            match (tile.rows, tile.vectors) {
+                                $(($rows, $vectors) => self.channels::<V, $rows, $vectors>(block, channels, at),)*
+                                (rows, vectors) => unreachable!("a tile of {rows} x {vectors} vectors"),
+                            }
+                        };
+                    }
+                    shapes! {
+                        1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1, 1 2, 2 2, 3 2, 4 2, 1 3, 2 3, 1 4, 2 4,
+                        1 5, 1 6, 1 7, 1 8,
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Call<'_, RowConv> {
+    /// One tile of `R` rows of `C` vectors from flat value `at` on, for output `channels`, over the taps of one block.
+    ///
+    /// # Safety
+    /// The tile must be whole rows.
+    #[inline(always)]
+    unsafe fn channels<V: Vector, const R: usize, const C: usize>(
+        &self,
+        block: usize,
+        channels: Range<usize>,
+        at: usize,
+    ) {
+        let s = self.step;
+        let (first, last) = (block == 0, block + 1 == s.blocks.len());
+        let starts = &s.blocks[block];
+        // SAFETY: the program checked that every tap, row and residual lies inside its buffer, that `y` overlaps none
+        // of the others, and gave this thread channels or tiles of its own.
+        unsafe {
+            let x = self.site.arena.add(s.x + at).cast_const();
+            let zero = V::splat(0.0);
+            for channel in channels {
+                let y = self.site.arena.add(s.y + channel * s.stride + at);
+                let taps = |shift: usize| {
+                    let i = channel * SHIFTS.len() + shift;
+                    s.taps.get_unchecked(*starts.get_unchecked(i) as usize..*starts.get_unchecked(i + 1) as usize)
+                };
+                let left = add_taps(taps(0), x, s.pitch, [[zero; C]; R]);
+                let left = each(left, |sum, r, c| sum.shift_up(if c == 0 { zero } else { left[r][c - 1] }));
+                let middle = add_taps(taps(1), x, s.pitch, left);
+                let right = add_taps(taps(2), x, s.pitch, [[zero; C]; R]);
+                let mut tile = each(middle, |sum, r, c| {
+                    let next = if c + 1 == C { zero } else { right[r][c + 1] };
+                    sum.add(right[r][c].shift_down(next))
+                });
+                let place = |r: usize, c: usize| r * s.pitch + c * V::LANES;
+                let bias = V::splat(*s.bias.get_unchecked(channel));
+                tile = each(tile, |sum, r, c| sum.add(if first { bias } else { V::load(y.add(place(r, c))) }));
+                if last {
+                    if let Some(residual) = s.residual {
+                        let residual = self.site.arena.add(residual + channel * s.stride + at);
+                        tile = each(tile, |sum, r, c| sum.add(V::load(residual.add(place(r, c)))));
+                    }
+                    let [low, high] = s.clip.map(|bound| V::splat(bound));
+                    tile = each(tile, |sum, _, _| sum.clamp(low, high));
+                }
+                for (r, sums) in tile.into_iter().enumerate() {
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        sum.store(y.add(place(r, c)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `sums` and the products of the taps.
+///
+/// # Safety
+/// `x` must be readable for `R` rows of `C` vectors, `pitch` values apart, from every tap's offset on.
+#[inline(always)]
+unsafe fn add_taps<V: Vector, const R: usize, const C: usize>(
+    taps: &[Tap],
+    x: *const f32,
+    pitch: usize,
+    mut sums: [[V; C]; R],
+) -> [[V; C]; R] {
+    for tap in taps {
+        // SAFETY: the caller's promise.
+        unsafe {
+            prefetch::<V>(tap);
+            add_tap(tap, x, pitch, &mut sums);
+        }
+    }
+    sums
+}
