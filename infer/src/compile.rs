@@ -30,7 +30,7 @@ pub(crate) fn compile(
     };
     let (mut plans, mut builders, mut steps) = (Vec::new(), Vec::new(), 0);
     for (range, lanes, ends) in stages {
-        let memory = memory::plan(model, &layers[range.clone()], ends, isa, lanes)?;
+        let memory = memory::plan(model, &layers[range.clone()], &decisions.sparse[range.clone()], ends, isa, lanes)?;
         let builder = ProgramBuilder::new(isa, &memory.buffers);
         let mut compiler = Compiler { model, memory: &memory, lanes, builder };
         let mut stage = vec![LayerPlan::transfer("input", "Import", model.graph().shape(ends[0]), 0..0)];

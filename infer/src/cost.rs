@@ -51,6 +51,10 @@ pub(crate) fn vectors(values: usize, isa: Isa) -> usize {
     values.div_ceil(isa.lanes())
 }
 
+/// Time of a multiply-add of a vector at a place that is not a multiple of its size, relative to one that is, for taps
+/// of which a third are.
+pub(crate) const UNALIGNED: f64 = 1.4;
+
 /// Time of rearranging `positions` positions of one channel, in multiply-adds of a vector: with one lane a gather for
 /// each vector, else a load and a store for each position.
 pub(crate) fn rearranging(positions: usize, isa: Isa, lanes: usize) -> f64 {

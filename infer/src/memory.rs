@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sr2_kernels::{Buffer, Isa, Plane};
-use sr2_models::{CompressedModel, ValueId};
+use sr2_models::{CompressedModel, Conv, ValueId};
 
 use crate::fuse::{Kind, Layer};
 use crate::{Error, cost, fuse};
@@ -26,12 +26,13 @@ pub(crate) struct Memory {
 pub(crate) fn plan(
     model: &CompressedModel,
     layers: &[Layer<'_>],
+    sparse: &[bool],
     [input, output]: [ValueId; 2],
     isa: Isa,
     lanes: usize,
 ) -> Result<Memory, Error> {
     let graph = model.graph();
-    let padding = padding(model, layers, isa, lanes);
+    let padding = padding(model, layers, sparse, isa, lanes);
     let last_read = fuse::last_read(layers, output);
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut free_from: Vec<usize> = Vec::new();
@@ -57,49 +58,84 @@ pub(crate) fn plan(
     Ok(Memory { buffers, of })
 }
 
-/// For each map size, the padding its planes carry: that of the widest convolution that keeps the size, where the gaps
-/// this puts into every row cost less than rearranging the inputs of those convolutions.
-fn padding(model: &CompressedModel, layers: &[Layer<'_>], isa: Isa, lanes: usize) -> BTreeMap<[usize; 2], usize> {
+/// The zeros around the planes of one map size.
+#[derive(Debug, Clone, Copy, Default)]
+struct Padding {
+    pad: usize,
+    /// Whether there are as many between rows, or only above and below.
+    gaps: bool,
+}
+
+/// For each map size, the padding its planes carry: that of the widest convolution that keeps the size, between rows
+/// too or not, or none, whichever takes its convolutions the least time.
+fn padding(
+    model: &CompressedModel,
+    layers: &[Layer<'_>],
+    sparse: &[bool],
+    isa: Isa,
+    lanes: usize,
+) -> BTreeMap<[usize; 2], Padding> {
     let graph = model.graph();
-    let mut padding = BTreeMap::new();
-    let convolutions = layers.iter().filter_map(|layer| match layer.kind {
-        Kind::Conv(conv) => Some((conv, graph.shape(layer.inputs[0]), graph.shape(layer.output))),
+    let convolutions = layers.iter().zip(sparse).filter_map(|(layer, sparse)| match layer.kind {
+        Kind::Conv(conv) => Some((conv, *sparse, graph.shape(layer.inputs[0]), graph.shape(layer.output))),
         _ => None,
     });
-    for (conv, x, y) in convolutions.clone() {
+    let mut widest = BTreeMap::new();
+    for (conv, _, x, y) in convolutions.clone() {
         let pad = conv.pads.into_iter().max().unwrap_or(0);
         if conv.stride == [1, 1] && x[1..] == y[1..] && pad <= x[2] {
-            let entry = padding.entry([x[1], x[2]]).or_insert(0);
+            let entry = widest.entry([x[1], x[2]]).or_insert(0);
             *entry = pad.max(*entry);
         }
     }
-    padding.retain(|size, pad| {
-        let vectors = |pad| cost::vectors(Plane::image(size[0], size[1], pad, lanes).values(), isa);
-        let wasted = (vectors(*pad) - vectors(0)) as f64;
-        let (mut gaps, mut rearranging) = (0.0, 0.0);
-        for (conv, x, y) in convolutions.clone().filter(|(_, _, y)| y[1..] == size[..]) {
-            gaps += model.weight(&conv.weight).nnz() as f64 * wasted;
-            if conv.stride == [1, 1] && x[1..] == y[1..] && conv.kernel != [1, 1] {
-                let positions = conv.kernel[1] * (size[0] + conv.kernel[0] - 1) * size[1];
-                rearranging += x[0] as f64 * cost::rearranging(positions, isa, lanes);
-            }
-        }
-        gaps < rearranging
-    });
-    padding
+    let choose = |(size, pad): ([usize; 2], usize)| {
+        let of_size = || convolutions.clone().filter(|(_, _, _, y)| y[1..] == size[..]);
+        let is_depthwise = |(conv, sparse, x, _): (&Conv, bool, &[usize], &[usize])| {
+            !sparse && x[1..] == size[..] && cost::is_depthwise(conv, x[0])
+        };
+        let rows = Plane::rows(size[0], size[1], pad);
+        let by_rows = lanes == 1 && isa.holds_rows(size[1]) && !convolutions.clone().any(is_depthwise);
+        let choices = [Padding::default(), Padding { pad, gaps: true }, Padding { pad, gaps: false }];
+        let time = |padding: &Padding| -> f64 {
+            let plane = if padding.gaps { Plane::image(size[0], size[1], pad, lanes) } else { rows };
+            let vectors = if lanes == 1 { cost::vectors(plane.values(), isa) } else { size[0] * size[1] } as f64;
+            let of_convolution = |(conv, sparse, x, y): (&Conv, bool, &[usize], &[usize])| {
+                let computing = model.weight(&conv.weight).nnz() as f64 * vectors;
+                if conv.stride != [1, 1] || x[1..] != y[1..] || conv.kernel == [1, 1] {
+                    return computing;
+                }
+                match padding {
+                    Padding { gaps: true, .. } if lanes == 1 => computing * cost::UNALIGNED,
+                    Padding { gaps: true, .. } => computing,
+                    Padding { gaps: false, pad: 1 } if sparse => computing,
+                    _ => {
+                        let positions = conv.kernel[1] * (size[0] + conv.kernel[0] - 1) * size[1];
+                        computing + x[0] as f64 * cost::rearranging(positions, isa, lanes)
+                    }
+                }
+            };
+            of_size().map(of_convolution).sum()
+        };
+        let possible = choices[..if by_rows { 3 } else { 2 }].iter();
+        let best = possible.min_by(|a, b| time(a).total_cmp(&time(b))).expect("there are choices");
+        (size, *best)
+    };
+    widest.into_iter().map(choose).collect()
 }
 
-fn buffer(shape: &[usize], padding: &BTreeMap<[usize; 2], usize>, lanes: usize, node: &str) -> Result<Buffer, Error> {
+fn buffer(shape: &[usize], padding: &BTreeMap<[usize; 2], Padding>, lanes: usize, node: &str) -> Result<Buffer, Error> {
     match shape {
         &[channels, height, width] => {
-            let pad = padding.get(&[height, width]).copied().unwrap_or(0);
+            let Padding { pad, gaps } = padding.get(&[height, width]).copied().unwrap_or_default();
             let (height_padded, width_padded) = (height + 2 * pad, width + 2 * pad);
             let values = channels.saturating_mul(height_padded).saturating_mul(width_padded).saturating_mul(lanes);
             if values > MAX_VALUES {
                 let (height, width) = (height_padded, width_padded);
                 return Err(Error::Size { node: node.into(), channels, height, width });
             }
-            Ok(Buffer { plane: Plane::image(height, width, pad, lanes), channels })
+            let by_rows = pad > 0 && !gaps;
+            let plane = if by_rows { Plane::rows(height, width, pad) } else { Plane::image(height, width, pad, lanes) };
+            Ok(Buffer { plane, channels })
         }
         shape => {
             let channels = shape.iter().product();
