@@ -67,12 +67,8 @@ const PREFETCH: usize = 2 << 10;
 impl Kernel for Call<'_, SparseConv> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let (s, part) = (self.step, self.site.part);
-        let (rows, tiles) = if s.bias.len() < 4 * part.count && s.tiles.len() >= part.count {
-            (0..s.bias.len(), part.of(s.tiles.len()))
-        } else {
-            (part.weighted(&s.cumulative), 0..s.tiles.len())
-        };
+        let s = self.step;
+        let (rows, tiles) = self.site.part.rows_or_tiles(&s.cumulative, s.tiles.len());
         for tile in &s.tiles[tiles] {
             for block in 0..s.blocks.len() {
                 let (rows, at) = (rows.clone(), tile.at);

@@ -54,6 +54,17 @@ impl Part {
         len * self.index / self.count..len * (self.index + 1) / self.count
     }
 
+    /// The rows and the tiles of this share of a convolution, whose rows cost as in [`Part::weighted`]: rows where there
+    /// are enough for every thread.
+    pub(crate) fn rows_or_tiles(self, cumulative: &[u64], tiles: usize) -> (Range<usize>, Range<usize>) {
+        let rows = cumulative.len() - 1;
+        if rows < 4 * self.count && tiles >= self.count {
+            (0..rows, self.of(tiles))
+        } else {
+            (self.weighted(cumulative), 0..tiles)
+        }
+    }
+
     /// This share of `0..n`, where item `i` costs `cumulative[i + 1] - cumulative[i]` and `cumulative` has `n + 1` entries.
     pub(crate) fn weighted(self, cumulative: &[u64]) -> Range<usize> {
         let total = cumulative[cumulative.len() - 1];
