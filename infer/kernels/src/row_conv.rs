@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::Isa;
 use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
-use crate::sparse_conv::{Tap, add_tap, each, prefetch};
+use crate::sparse_conv::{Tap, add_from, add_tap, each, prefetch, store};
 use crate::step::Call;
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position to the side in planes whose rows
@@ -104,22 +104,20 @@ impl Call<'_, RowConv> {
                     let next = if c + 1 == C { zero } else { right[r][c + 1] };
                     sum.add(right[r][c].shift_down(next))
                 });
-                let place = |r: usize, c: usize| r * s.pitch + c * V::LANES;
-                let bias = V::splat(*s.bias.get_unchecked(channel));
-                tile = each(tile, |sum, r, c| sum.add(if first { bias } else { V::load(y.add(place(r, c))) }));
+                if first {
+                    let bias = V::splat(*s.bias.get_unchecked(channel));
+                    tile = each(tile, |sum, _, _| sum.add(bias));
+                } else {
+                    tile = add_from(tile, y, s.pitch);
+                }
                 if last {
                     if let Some(residual) = s.residual {
-                        let residual = self.site.arena.add(residual + channel * s.stride + at);
-                        tile = each(tile, |sum, r, c| sum.add(V::load(residual.add(place(r, c)))));
+                        tile = add_from(tile, self.site.arena.add(residual + channel * s.stride + at), s.pitch);
                     }
                     let [low, high] = s.clip.map(|bound| V::splat(bound));
                     tile = each(tile, |sum, _, _| sum.clamp(low, high));
                 }
-                for (r, sums) in tile.into_iter().enumerate() {
-                    for (c, sum) in sums.into_iter().enumerate() {
-                        sum.store(y.add(place(r, c)));
-                    }
-                }
+                store(tile, y, s.pitch);
             }
         }
     }

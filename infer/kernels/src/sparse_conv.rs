@@ -139,23 +139,17 @@ impl Call<'_, SparseConv> {
                     tile = each(tile, |sum, r, c| sum.add(more[r][c]));
                 }
                 if last {
-                    let place = |r: usize, c: usize| r * s.pitch + c * V::LANES;
                     if let Some(residual) = s.residual {
-                        let residual = self.site.arena.add(residual + row * s.stride + at);
-                        tile = each(tile, |sum, r, c| sum.add(V::load(residual.add(place(r, c)))));
+                        tile = add_from(tile, self.site.arena.add(residual + row * s.stride + at), s.pitch);
                     }
                     let [low, high] = s.clip.map(|bound| V::splat(bound));
                     tile = each(tile, |sum, _, _| sum.clamp(low, high));
                     if let Some(mask) = &s.mask {
                         let mask = mask.as_ptr().add(at);
-                        tile = each(tile, |sum, r, c| sum.and(V::load(mask.add(place(r, c)))));
+                        tile = each(tile, |sum, r, c| sum.and(V::load(mask.add(r * s.pitch + c * V::LANES))));
                     }
                 }
-                for (r, sums) in tile.into_iter().enumerate() {
-                    for (c, sum) in sums.into_iter().enumerate() {
-                        sum.store(y.add(r * s.pitch + c * V::LANES));
-                    }
-                }
+                store(tile, y, s.pitch);
             }
         }
     }
@@ -173,6 +167,34 @@ pub(crate) fn each<V: Vector, const R: usize, const C: usize>(
         }
     }
     tile
+}
+
+/// A tile plus the values at `from`, its runs `pitch` values apart.
+///
+/// # Safety
+/// `from` must be readable for the tile.
+#[inline(always)]
+pub(crate) unsafe fn add_from<V: Vector, const R: usize, const C: usize>(
+    tile: [[V; C]; R],
+    from: *const f32,
+    pitch: usize,
+) -> [[V; C]; R] {
+    // SAFETY: the caller's promise.
+    each(tile, |sum, r, c| unsafe { sum.add(V::load(from.add(r * pitch + c * V::LANES))) })
+}
+
+/// Writes a tile to `to`, its runs `pitch` values apart.
+///
+/// # Safety
+/// `to` must be writable for the tile.
+#[inline(always)]
+pub(crate) unsafe fn store<V: Vector, const R: usize, const C: usize>(tile: [[V; C]; R], to: *mut f32, pitch: usize) {
+    for (r, run) in tile.into_iter().enumerate() {
+        for (c, vector) in run.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { vector.store(to.add(r * pitch + c * V::LANES)) };
+        }
+    }
 }
 
 /// Asks for the taps that come a while after this one.
