@@ -114,9 +114,10 @@ mod pages {
         }
     }
 
-    /// What is to be aligned to more than a page is not guarded.
+    /// What is to be aligned to more than a page is not guarded, nor what a failing test's backtrace is made of, which
+    /// would use up all mappings there may be.
     fn side_of(layout: Layout) -> Option<Side> {
-        SIDE.get().filter(|_| layout.align() <= PAGE)
+        SIDE.get().filter(|_| layout.align() <= PAGE && !std::thread::panicking())
     }
 
     /// Memory for `layout`, all bytes `fill`; null on failure.
