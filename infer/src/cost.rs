@@ -1,6 +1,6 @@
 //! When a layer is faster sparse than dense.
 
-use sr2_kernels::{Conv, Isa, NO_CLIP, Window};
+use sr2_kernels::{Conv, Isa, NO_CLIP, Plane, Window};
 use sr2_models::{CompressedModel, ValueId};
 
 use crate::fuse::{Kind, Layer};
@@ -44,6 +44,20 @@ pub(crate) fn is_depthwise(conv: &sr2_models::Conv, inputs: usize) -> bool {
     let conv_out = conv.out_channels;
     let conv = Conv { window: window(conv), groups: conv.groups, bias: None, residual: None, clip: NO_CLIP };
     conv.is_depthwise(inputs, conv_out)
+}
+
+/// Of the products of a convolution from maps of `from` to maps of `to` positions, the share that a vector of images
+/// takes where the maps are not padded, if there is a kernel for it.
+pub(crate) fn without_padding(conv: &sr2_models::Conv, from: &[usize], to: &[usize], isa: Isa) -> Option<f64> {
+    let [x, y] = [from, to].map(|size| Plane::image(size[0], size[1], 0, isa.lanes()));
+    let inside = |axis: usize| {
+        let position =
+            |i: usize, k: usize| (i * conv.stride[axis] + k * conv.dilation[axis]).wrapping_sub(conv.pads[axis]);
+        let taps = (0..to[axis]).flat_map(|i| (0..conv.kernel[axis]).map(move |k| (i, k)));
+        let inside = taps.filter(|(i, k)| position(*i, *k) < from[axis]).count();
+        inside as f64 / (to[axis] * conv.kernel[axis]) as f64
+    };
+    window(conv).is_by_maps(&x, &y, isa).then(|| inside(0) * inside(1))
 }
 
 /// Vectors that hold `values` values.
@@ -134,7 +148,11 @@ fn of_convolution(
         let vectors = vectors(y[1].saturating_mul(run), isa);
         vectors as f64 + TAP * vectors.div_ceil(TILE) as f64
     } else {
-        let reading = if conv.kernel == [1, 1] { 1.0 } else { AROUND };
+        let reading = match without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse) {
+            Some(inside) => inside * AROUND,
+            None if conv.kernel == [1, 1] => 1.0,
+            None => AROUND,
+        };
         reading * y[1] as f64 * y[2] as f64
     };
     let (taps, bytes) = match sparse {

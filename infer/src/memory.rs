@@ -101,6 +101,7 @@ fn padding(
             let vectors = if lanes == 1 { cost::vectors(plane.values(), isa) } else { size[0] * size[1] } as f64;
             let of_convolution = |(conv, sparse, x, y): (&Conv, bool, &[usize], &[usize])| {
                 let computing = model.weight(&conv.weight).nnz() as f64 * vectors;
+                let inside = cost::without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);
                 if conv.stride != [1, 1] || x[1..] != y[1..] || conv.kernel == [1, 1] {
                     return computing;
                 }
@@ -108,6 +109,7 @@ fn padding(
                     Padding { gaps: true, .. } if lanes == 1 => computing * cost::UNALIGNED,
                     Padding { gaps: true, .. } => computing,
                     Padding { gaps: false, pad: 1 } if sparse => computing,
+                    Padding { gaps: false, pad: 0 } if inside.is_some() => computing * inside.unwrap_or(1.0),
                     _ => {
                         let positions = conv.kernel[1] * (size[0] + conv.kernel[0] - 1) * size[1];
                         computing + x[0] as f64 * cost::rearranging(positions, isa, lanes)

@@ -13,7 +13,8 @@ use crate::depthwise::DepthwiseConv;
 use crate::dilated_pooling::DilatedPool;
 use crate::grid::Grid;
 use crate::linear::{Linear, Rows};
-use crate::packing::Layer;
+use crate::map_conv::{self, MapConv};
+use crate::packing::{Blocking, Layer};
 use crate::plane::{ALIGN, Place, Plane, odd_lines};
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool, Pooling};
@@ -165,8 +166,17 @@ impl ProgramBuilder {
 
         let start = self.steps.len();
         let by_rows = matches!(weights, Weights::Sparse(_)) && window.is_by_rows(&from.plane, &to.plane, self.isa);
-        let source = if by_rows || window.is_direct(&from.plane, &to.plane) {
-            let source = if by_rows { Source::rows } else { Source::direct }(&window, &from.plane, x_start);
+        let by_maps = matches!(weights, Weights::Sparse(_)) && window.is_by_maps(&from.plane, &to.plane, self.isa);
+        let source = if by_maps || by_rows {
+            let source = if by_maps { Source::maps } else { Source::rows };
+            let (source, arrange) = source(&window, from.channels, (&from.plane, x_start), &to.plane, self.scratch);
+            if let Some(arrange) = arrange {
+                self.scratch_values = self.scratch_values.max(from.channels * source.channel);
+                self.push(Step::Arrange(arrange));
+            }
+            source
+        } else if window.is_direct(&from.plane, &to.plane) {
+            let source = Source::direct(&window, &from.plane, x_start);
             let end = x_start + from.channels * from.plane.stride() + ALIGN;
             assert!(
                 source.base >= x_start && source.base + source.extent(from.channels, flat) <= end,
@@ -191,18 +201,34 @@ impl ProgramBuilder {
         match weights {
             Weights::Sparse(matrix) if by_rows => {
                 let grid = Grid::rows_of(&to.plane);
-                let vectors = to.plane.width() / lanes;
+                let of_rows = self.isa.lanes_of_rows(to.plane.width()).expect("rows are whole vectors");
+                let (halves, lanes, vectors) = (of_rows < lanes, of_rows, to.plane.width() / of_rows);
                 let tiles = grid.tiles(lanes, vectors, [row_conv::most(self.isa) / vectors, vectors]);
-                let shift = |tap| tap % window.kernel[1] + 1 - window.pads[1];
-                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, [1, SHIFTS.len()], shift);
-                let (pitch, bias) = (grid.pitch(), layer.bias);
-                let conv = RowConv { x, y, residual, stride, tiles, pitch, taps, blocks, bias, clip, cumulative };
+                let shift = |tap| (window.place(1, tap % window.kernel[1]).1 + 1) as usize;
+                let blocking = Blocking { tile_bytes: 28 << 10, taps: 20, in_flight: 1, parts: SHIFTS.len() };
+                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, blocking, shift);
+                let bias = layer.bias;
+                let conv = RowConv { x, y, residual, stride, halves, tiles, taps, blocks, bias, clip, cumulative };
                 self.push(Step::RowConv(conv));
+            }
+            Weights::Sparse(matrix) if by_maps => {
+                let size = [to.plane.height(), to.plane.width()];
+                let rows = map_conv::rows_of_tile(self.isa, size).expect("there is a kernel for the map");
+                let tiles = grid.tiles(lanes, size[1], [rows, size[1]]);
+                let columns = window.kernel[1];
+                let group = |k| map_conv::group([window.place(0, k / columns).1, window.place(1, k % columns).1]);
+                let taps = if window.stride == [1, 1] { 35 } else { 12 };
+                let blocking = Blocking { tile_bytes: 48 << 10, taps, in_flight: 1, parts: map_conv::GROUPS };
+                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, blocking, group);
+                let bias = layer.bias;
+                let conv = MapConv { x, y, residual, stride, tiles, taps, blocks, bias, clip, cumulative };
+                self.push(Step::MapConv(conv));
             }
             Weights::Sparse(matrix) => {
                 let tiles = grid.tiles(lanes, sparse_conv::SINGLE, sparse_conv::most(self.isa));
                 let in_flight = sparse_conv::in_flight(tiles[0].rows, tiles[0].vectors);
-                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, [in_flight, 1], |_| 0);
+                let blocking = Blocking { tile_bytes: 20 << 10, taps: 20, in_flight, parts: 1 };
+                let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, blocking, |_| 0);
                 let (pitch, bias) = (grid.pitch(), layer.bias);
                 let conv =
                     SparseConv { x, y, residual, stride, tiles, pitch, mask, taps, blocks, bias, clip, cumulative };

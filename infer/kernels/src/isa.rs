@@ -172,7 +172,14 @@ impl Isa {
 
     /// Whether rows of `width` values are whole vectors, and few enough for the sparse kernel with aligned loads.
     pub fn holds_rows(self, width: usize) -> bool {
-        width.is_multiple_of(self.lanes()) && width / self.lanes() <= row_conv::most(self)
+        self.lanes_of_rows(width).is_some()
+    }
+
+    /// Lanes of the vectors that such rows consist of: with AVX-512 half of them where whole ones do not fit.
+    pub(crate) fn lanes_of_rows(self, width: usize) -> Option<usize> {
+        let half = matches!(self, Self::Avx512(_)).then_some(self.lanes() / 2);
+        let fits = |lanes: &usize| width.is_multiple_of(*lanes) && width / *lanes <= row_conv::most(self);
+        std::iter::once(self.lanes()).chain(half).find(fits)
     }
 
     /// f32 values in one vector.

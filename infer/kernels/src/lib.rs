@@ -18,6 +18,7 @@ mod grid;
 mod guard;
 mod isa;
 mod linear;
+mod map_conv;
 mod packing;
 mod peak;
 mod plane;

@@ -9,11 +9,21 @@ use crate::grid::Tile;
 use crate::sparse_conv::Tap;
 use crate::window::Source;
 
-/// Bytes of one tile's input that should stay in the first-level cache, which holds 32 KiB or more.
-const TILE_BYTES: usize = 20 << 10;
+/// Into how many blocks of input channels sparse taps are cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blocking {
+    /// Bytes of one tile's input that should stay in the first-level cache, which holds 32 KiB or more.
+    pub(crate) tile_bytes: usize,
+    /// A block must give an output channel this many non-zeros to pay for its pass over the sums.
+    pub(crate) taps: usize,
+    /// Taps of an output channel are filled up to a multiple of this.
+    pub(crate) in_flight: usize,
+    /// And each of this many parts of them on its own.
+    pub(crate) parts: usize,
+}
 
-/// A block of input channels must give an output channel this many non-zeros to pay for its pass over the sums.
-const TAPS_OF_BLOCK: usize = 20;
+/// Bytes of one tile's input that a dense convolution keeps in the first-level cache.
+const TILE_BYTES: usize = 20 << 10;
 
 /// Cost of starting and storing a row's tile, in taps.
 const ROW_COST: u64 = 3;
@@ -28,20 +38,19 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// Taps by block of input channels, row and one of `parts` to which `part` assigns each tap of the kernel, filled up
-    /// with zeros to a multiple of `in_flight`; where each part of each row starts; and the cost of the rows before each.
+    /// Taps by block of input channels, row and the part to which `part` assigns each tap of the kernel; where each part of each row starts; and the cost of the rows before each.
     pub(crate) fn sparse(
         &self,
         matrix: &CsrMatrix,
         tile: &Tile,
         lanes: usize,
-        [in_flight, parts]: [usize; 2],
+        Blocking { tile_bytes, taps: of_block, in_flight, parts }: Blocking,
         part: impl Fn(usize) -> usize,
     ) -> (Vec<Tap>, Vec<Vec<u32>>, Vec<u64>) {
         let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
         let bytes = group * self.source.footprint(tile.rows, tile.vectors * lanes) * size_of::<f32>();
-        let worthwhile = matrix.nnz() / self.rows / TAPS_OF_BLOCK;
-        let count = bytes.div_ceil(TILE_BYTES).min(worthwhile).clamp(1, group);
+        let worthwhile = matrix.nnz() / self.rows / of_block;
+        let count = bytes.div_ceil(tile_bytes).min(worthwhile).clamp(1, group);
         let (mut taps, mut blocks) = (Vec::with_capacity(matrix.nnz()), Vec::with_capacity(count));
         for block in 0..count {
             let columns = group * block / count * kernel..group * (block + 1) / count * kernel;
@@ -53,12 +62,11 @@ impl Layer {
                 for (column, weight) in row_columns.iter().zip(values) {
                     let column = *column as usize;
                     if columns.contains(&column) && part(column % kernel) == of_row {
-                        taps.push(Tap { weight: *weight, offset: self.offset(first, column) });
+                        taps.push(Tap::new(*weight, self.offset(first, column)));
                     }
                 }
                 while (taps.len() - start) % in_flight != 0 {
-                    // Adds 0 to a finite sum.
-                    taps.push(Tap { weight: 0.0, ..taps[taps.len() - 1] });
+                    taps.push(taps[taps.len() - 1].without_weight());
                 }
                 starts.push(taps.len() as u32);
             }

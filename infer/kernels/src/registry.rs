@@ -9,6 +9,7 @@ use crate::dense_conv::DenseConv;
 use crate::depthwise::DepthwiseConv;
 use crate::dilated_pooling::DilatedPool;
 use crate::linear::{DenseLinear, SparseLinear};
+use crate::map_conv::MapConv;
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool};
 use crate::row_conv::RowConv;
@@ -65,6 +66,7 @@ kernels! {
     Arrange "arrange_f32" "scratch = the positions of x in the order in which the windows of a convolution read them"
     SparseConv "sparse_conv_f32" "y = clip(bias + sum over non-zero weights of weight x + residual)"
     RowConv "sparse_row_conv_f32" "as sparse_conv_f32, over rows of whole vectors, by aligned loads"
+    MapConv "sparse_map_conv_f32" "as sparse_conv_f32, over small maps of a vector of images, without their padding"
     DenseConv "dense_conv_f32" "y = clip(bias + sum over weights of weight x + residual)"
     DepthwiseConv "depthwise_conv_f32" "y = clip(bias + sum over a 3x3 window of weight x + residual), channel by channel"
     SparseLinear "sparse_linear_f32" "y = clip(bias + sum over non-zero weights of weight x), one image"
@@ -88,6 +90,7 @@ impl Step {
                 size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>()
             }
             Self::RowConv(s) => size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>(),
+            Self::MapConv(s) => size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>(),
             Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
             Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
             Self::DenseLinear(s) => size_of_val(&s.weights[..]),

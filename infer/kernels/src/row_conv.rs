@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use crate::Isa;
 use crate::grid::Tile;
+use crate::map_conv::add_taps;
 use crate::simd::{Kernel, Vector};
-use crate::sparse_conv::{Tap, add_from, add_tap, each, prefetch, store};
+use crate::sparse_conv::{Tap, add_from, each, store};
 use crate::step::Call;
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position to the side in planes whose rows
@@ -21,9 +22,10 @@ pub(crate) struct RowConv {
     pub(crate) y: usize,
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
-    /// What to compute of each output channel: whole rows, `pitch` values long.
+    /// Whether a row consists of vectors of half the tier's size.
+    pub(crate) halves: bool,
+    /// What to compute of each output channel: whole rows.
     pub(crate) tiles: Vec<Tile>,
-    pub(crate) pitch: usize,
     /// Taps by block of input channels, then by output channel, then by how far right they read.
     pub(crate) taps: Vec<Tap>,
     /// For each block, where the taps of each of [`SHIFTS`] of each output channel start, and where the last end.
@@ -43,6 +45,10 @@ pub(crate) const fn most(isa: Isa) -> usize {
 }
 
 impl Kernel for Call<'_, RowConv> {
+    fn halves(&self) -> bool {
+        self.step.halves
+    }
+
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         let s = self.step;
@@ -89,17 +95,17 @@ impl Call<'_, RowConv> {
         // of the others, and gave this thread channels or tiles of its own.
         unsafe {
             let x = self.site.arena.add(s.x + at).cast_const();
-            let zero = V::splat(0.0);
+            let (zero, pitch) = (V::splat(0.0), C * V::LANES);
             for channel in channels {
                 let y = self.site.arena.add(s.y + channel * s.stride + at);
                 let taps = |shift: usize| {
                     let i = channel * SHIFTS.len() + shift;
                     s.taps.get_unchecked(*starts.get_unchecked(i) as usize..*starts.get_unchecked(i + 1) as usize)
                 };
-                let left = add_taps(taps(0), x, s.pitch, [[zero; C]; R]);
+                let left = with_taps(taps(0), x, [[zero; C]; R]);
                 let left = each(left, |sum, r, c| sum.shift_up(if c == 0 { zero } else { left[r][c - 1] }));
-                let middle = add_taps(taps(1), x, s.pitch, left);
-                let right = add_taps(taps(2), x, s.pitch, [[zero; C]; R]);
+                let middle = with_taps(taps(1), x, left);
+                let right = with_taps(taps(2), x, [[zero; C]; R]);
                 let mut tile = each(middle, |sum, r, c| {
                     let next = if c + 1 == C { zero } else { right[r][c + 1] };
                     sum.add(right[r][c].shift_down(next))
@@ -108,16 +114,16 @@ impl Call<'_, RowConv> {
                     let bias = V::splat(*s.bias.get_unchecked(channel));
                     tile = each(tile, |sum, _, _| sum.add(bias));
                 } else {
-                    tile = add_from(tile, y, s.pitch);
+                    tile = add_from(tile, y, pitch);
                 }
                 if last {
                     if let Some(residual) = s.residual {
-                        tile = add_from(tile, self.site.arena.add(residual + channel * s.stride + at), s.pitch);
+                        tile = add_from(tile, self.site.arena.add(residual + channel * s.stride + at), pitch);
                     }
                     let [low, high] = s.clip.map(|bound| V::splat(bound));
                     tile = each(tile, |sum, _, _| sum.clamp(low, high));
                 }
-                store(tile, y, s.pitch);
+                store(tile, y, pitch);
             }
         }
     }
@@ -126,20 +132,15 @@ impl Call<'_, RowConv> {
 /// `sums` and the products of the taps.
 ///
 /// # Safety
-/// `x` must be readable for `R` rows of `C` vectors, `pitch` values apart, from every tap's offset on.
+/// `x` must be readable for `R` rows of `C` vectors from every tap's offset on.
 #[inline(always)]
-unsafe fn add_taps<V: Vector, const R: usize, const C: usize>(
+unsafe fn with_taps<V: Vector, const R: usize, const C: usize>(
     taps: &[Tap],
     x: *const f32,
-    pitch: usize,
-    mut sums: [[V; C]; R],
+    sums: [[V; C]; R],
 ) -> [[V; C]; R] {
-    for tap in taps {
-        // SAFETY: the caller's promise.
-        unsafe {
-            prefetch::<V>(tap);
-            add_tap(tap, x, pitch, &mut sums);
-        }
-    }
-    sums
+    let mut sums = [sums];
+    // SAFETY: the caller's promise.
+    unsafe { add_taps::<V, R, C, 1, 0, 0, 0>(taps, x, &mut sums) };
+    sums[0]
 }

@@ -18,6 +18,12 @@ pub(crate) trait Vector: Copy {
 
     /// All lanes `value`.
     unsafe fn splat(value: f32) -> Self;
+    /// All lanes the value whose bits are the low half of `bits`.
+    #[inline(always)]
+    unsafe fn splat_low(bits: u64) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self::splat(f32::from_bits(bits as u32)) }
+    }
     /// Reads `LANES` values.
     unsafe fn load(from: *const f32) -> Self;
     /// Writes `LANES` values.
@@ -36,6 +42,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn shift_down(self, above: Self) -> Self;
     /// Every second lane of `self`, from the first on, then of `next`.
     unsafe fn even(self, next: Self) -> Self;
+    /// The lanes of both in turn, `self` first: those of the low halves, and those of the high ones.
+    unsafe fn zip(self, other: Self) -> (Self, Self);
     /// `self` limited to `[low, high]`; NaN stays NaN.
     unsafe fn clamp(self, low: Self, high: Self) -> Self;
     /// Bitwise and: `mask` has all bits set where a lane is kept and none where it becomes 0.
@@ -50,6 +58,11 @@ pub(crate) trait Kernel {
     /// # Safety
     /// The CPU must have the features of `V`, and the kernel's own contract must hold.
     unsafe fn run<V: Vector>(&self);
+
+    /// Whether its AVX-512 tier should run with vectors of half the size.
+    fn halves(&self) -> bool {
+        false
+    }
 }
 
 impl Isa {
@@ -65,6 +78,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => unsafe { x86::run_avx2(kernel) },
             // SAFETY: the token proves AVX-512; the rest is the caller's promise.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) if kernel.halves() => unsafe { x86::run_avx512_half(kernel) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => unsafe { x86::run_avx512(kernel) },
             // SAFETY: the token proves NEON; the rest is the caller's promise.
@@ -132,6 +148,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn zip(self, other: Self) -> (Self, Self) {
+        let lane = |i: usize| if i.is_multiple_of(2) { self.0[i / 2] } else { other.0[i / 2] };
+        (Self(std::array::from_fn(lane)), Self(std::array::from_fn(|i| lane(i + 4))))
+    }
+
+    #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
         Self(std::array::from_fn(|i| {
             let raised = if low.0[i] > self.0[i] { low.0[i] } else { self.0[i] };
@@ -159,7 +181,7 @@ mod tests {
     impl Kernel for Operations {
         #[inline(always)]
         unsafe fn run<V: Vector>(&self) {
-            let mut out = vec![0.0f32; 64 * 8];
+            let mut out = vec![0.0f32; 64 * 10];
             for start in (0..64).step_by(V::LANES) {
                 // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
                 unsafe {
@@ -174,6 +196,9 @@ mod tests {
                     x.even(other).store(out.as_mut_ptr().add(320 + start));
                     x.shift_up(other).store(out.as_mut_ptr().add(384 + start));
                     x.shift_down(other).store(out.as_mut_ptr().add(448 + start));
+                    let (low, high) = x.zip(other);
+                    low.store(out.as_mut_ptr().add(512 + start));
+                    high.store(out.as_mut_ptr().add(576 + start));
                 }
             }
             *self.output.borrow_mut() = out;
@@ -199,7 +224,9 @@ mod tests {
                 let last = first + isa.lanes() - 1;
                 let up = if lane == 0 { other[last] } else { input[i - 1] };
                 let down = if i == last { other[first] } else { input[i + 1] };
-                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even, up, down];
+                let of_both = if lane % 2 == 0 { &input } else { &other };
+                let [low, high] = [0, isa.lanes() / 2].map(|half| of_both[first + half + lane / 2]);
+                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even, up, down, low, high];
                 for (k, expected) in expected.into_iter().enumerate() {
                     let found = out[k * 64 + i];
                     let same = found == expected || (found.is_nan() && expected.is_nan());

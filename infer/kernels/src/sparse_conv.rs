@@ -11,11 +11,29 @@ use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
-/// A non-zero weight and the byte distance of its tap.
+/// A non-zero weight, its bits in the low half, and the byte distance of its tap: one load for both.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tap {
-    pub(crate) weight: f32,
-    pub(crate) offset: u32,
+pub(crate) struct Tap(u64);
+
+impl Tap {
+    pub(crate) fn new(weight: f32, offset: u32) -> Self {
+        Self(u64::from(offset) << 32 | u64::from(weight.to_bits()))
+    }
+
+    /// A tap that adds 0 to a finite sum, at the same place.
+    pub(crate) fn without_weight(self) -> Self {
+        Self(self.0 >> 32 << 32)
+    }
+
+    /// The weight in all lanes, and where the tap of the output at `x` lies.
+    ///
+    /// # Safety
+    /// The CPU must have the tier of `V`.
+    #[inline(always)]
+    pub(crate) unsafe fn splat<V: Vector>(self, x: *const f32) -> (V, *const f32) {
+        // SAFETY: the caller's promise.
+        unsafe { (V::splat_low(self.0), x.wrapping_byte_add((self.0 >> 32) as usize)) }
+    }
 }
 
 /// `y[o][i] = clip(bias[o] + sum over taps of weight * x[i + offset] + residual[o][i])` for every output channel `o`
@@ -63,6 +81,9 @@ pub(crate) const fn in_flight(rows: usize, vectors: usize) -> usize {
 
 /// Bytes by which taps are asked for ahead of their use: what memory delivers within its latency.
 const PREFETCH: usize = 2 << 10;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 impl Kernel for Call<'_, SparseConv> {
     #[inline(always)]
@@ -128,16 +149,13 @@ impl Call<'_, SparseConv> {
                 }
                 let range = *starts.get_unchecked(row) as usize..*starts.get_unchecked(row + 1) as usize;
                 let taps = s.taps.get_unchecked(range);
+                prefetch::<V>(taps);
                 for chunk in taps.as_chunks::<U>().0 {
-                    prefetch::<V>(&chunk[0]);
                     for (tap, sums) in chunk.iter().zip(&mut sums) {
                         add_tap(tap, x, s.pitch, sums);
                     }
                 }
-                let mut tile = sums[0];
-                for more in &sums[1..] {
-                    tile = each(tile, |sum, r, c| sum.add(more[r][c]));
-                }
+                let mut tile = total(sums);
                 if last {
                     if let Some(residual) = s.residual {
                         tile = add_from(tile, self.site.arena.add(residual + row * s.stride + at), s.pitch);
@@ -165,6 +183,22 @@ pub(crate) fn each<V: Vector, const R: usize, const C: usize>(
         for (c, vector) in run.iter_mut().enumerate() {
             *vector = change(*vector, r, c);
         }
+    }
+    tile
+}
+
+/// The sum of the tiles.
+///
+/// # Safety
+/// The CPU must have the tier of `V`.
+#[inline(always)]
+pub(crate) unsafe fn total<V: Vector, const R: usize, const C: usize, const U: usize>(
+    tiles: [[[V; C]; R]; U],
+) -> [[V; C]; R] {
+    let mut tile = tiles[0];
+    for more in &tiles[1..] {
+        // SAFETY: the caller's promise.
+        tile = each(tile, |sum, r, c| unsafe { sum.add(more[r][c]) });
     }
     tile
 }
@@ -197,14 +231,16 @@ pub(crate) unsafe fn store<V: Vector, const R: usize, const C: usize>(tile: [[V;
     }
 }
 
-/// Asks for the taps that come a while after this one.
+/// Asks for the taps that come a while after these, once a cache line.
 ///
 /// # Safety
 /// The CPU must have the tier of `V`.
 #[inline(always)]
-pub(crate) unsafe fn prefetch<V: Vector>(tap: &Tap) {
-    // SAFETY: the caller's promise.
-    unsafe { V::prefetch(std::ptr::from_ref(tap).cast::<u8>().wrapping_add(PREFETCH)) };
+pub(crate) unsafe fn prefetch<V: Vector>(taps: &[Tap]) {
+    for tap in taps.iter().step_by(LINE / size_of::<Tap>()) {
+        // SAFETY: the caller's promise.
+        unsafe { V::prefetch(std::ptr::from_ref(tap).cast::<u8>().wrapping_add(PREFETCH)) };
+    }
 }
 
 /// `sums += tap.weight * x[tap.offset..]`.
@@ -220,8 +256,7 @@ pub(crate) unsafe fn add_tap<V: Vector, const R: usize, const C: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let weight = V::splat(tap.weight);
-        let x = x.byte_add(tap.offset as usize);
+        let (weight, x) = tap.splat::<V>(x);
         for (r, sums) in sums.iter_mut().enumerate() {
             for (c, sum) in sums.iter_mut().enumerate() {
                 *sum = V::load(x.add(r * pitch + c * V::LANES)).mul_add(weight, *sum);

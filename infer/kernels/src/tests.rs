@@ -48,6 +48,7 @@ twins! {
     arrange_f32 in convolution
     sparse_conv_f32 in convolution
     sparse_row_conv_f32 in convolution
+    sparse_map_conv_f32 in convolution
     dense_conv_f32 in convolution
     depthwise_conv_f32 in convolution
     sparse_linear_f32 in linear

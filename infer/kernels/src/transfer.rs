@@ -27,31 +27,26 @@ impl Kernel for Call<'_, Import> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         let (s, site) = (self.step, &self.site);
-        let (height, width, lanes) = (s.y.plane.height(), s.y.plane.width(), s.y.plane.lanes());
-        for channel in site.part.of(s.y.channels) {
+        let Place { plane, .. } = s.y;
+        let (height, width, lanes) = (plane.height(), plane.width(), plane.lanes());
+        // Rows with nothing between are one.
+        let (rows, len) = if plane.gap() == 0 { (1, height * width) } else { (height, width) };
+        for (channel, row) in site.part.of(s.y.channels).flat_map(|channel| (0..rows).map(move |row| (channel, row))) {
             // SAFETY: the program checked that the buffer lies inside the arena, and gave this thread channels of its
-            // own.
-            let to = |row| unsafe { site.row_mut(&s.y, channel, row) };
-            let from = |lane: usize, row: usize| {
-                let from = lane * s.y.image() + (channel * height + row) * width;
-                // SAFETY: there are `count` images.
-                unsafe { std::slice::from_raw_parts(site.images.add(from), width) }
-            };
-            if lanes == 1 {
-                (0..height).for_each(|row| to(row).copy_from_slice(from(0, row)));
-                continue;
-            }
-            if site.count < lanes {
-                (0..height).for_each(|row| to(row).fill(0.0));
-            }
-            // Rows of an image that lie together one after the other, as all images may fall into the same cache sets.
-            let together = (TOGETHER / width).max(1);
-            for first in (0..height).step_by(together) {
-                for lane in 0..site.count {
-                    for row in first..height.min(first + together) {
-                        for (to, from) in to(row).chunks_exact_mut(V::LANES).zip(from(lane, row)) {
-                            to[lane] = *from;
-                        }
+            // own; there are `count` images.
+            unsafe {
+                let from = site.images.add((channel * height + row) * width);
+                let to = site.arena.add(s.y.row(channel, row));
+                if lanes == 1 {
+                    to.copy_from_nonoverlapping(from, len);
+                } else {
+                    let whole = if site.count == lanes { len / lanes * lanes } else { 0 };
+                    for at in (0..whole).step_by(lanes) {
+                        transpose::<V>(from.add(at), s.y.image(), to.add(at * lanes));
+                    }
+                    for (at, lane) in (whole..len).flat_map(|at| (0..lanes).map(move |lane| (at, lane))) {
+                        let value = if lane < site.count { *from.add(lane * s.y.image() + at) } else { 0.0 };
+                        *to.add(at * lanes + lane) = value;
                     }
                 }
             }
@@ -59,8 +54,29 @@ impl Kernel for Call<'_, Import> {
     }
 }
 
-/// Positions of a channel that are filled lane by lane: a quarter of the first-level cache.
-const TOGETHER: usize = 128;
+/// Writes as many vectors as they have lanes, where each holds one lane of those `stride` values apart at `from`.
+///
+/// # Safety
+/// All of them must be readable and writable.
+#[inline(always)]
+unsafe fn transpose<V: Vector>(from: *const f32, stride: usize, to: *mut f32) {
+    // SAFETY: the caller's promise; 16 vectors are those of the widest tier.
+    unsafe {
+        let mut vectors = [V::splat(0.0); 16];
+        for (i, vector) in vectors.iter_mut().enumerate().take(V::LANES) {
+            *vector = V::load(from.add(i * stride));
+        }
+        for _ in 0..V::LANES.ilog2() {
+            let before = vectors;
+            for i in 0..V::LANES / 2 {
+                (vectors[2 * i], vectors[2 * i + 1]) = before[i].zip(before[i + V::LANES / 2]);
+            }
+        }
+        for (i, vector) in vectors.iter().enumerate().take(V::LANES) {
+            vector.store(to.add(i * V::LANES));
+        }
+    }
+}
 
 impl Kernel for Call<'_, Export> {
     #[inline(always)]

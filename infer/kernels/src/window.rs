@@ -2,6 +2,7 @@
 
 use crate::Isa;
 use crate::arrange::{Arrange, runs};
+use crate::map_conv;
 use crate::plane::{ALIGN, Plane, odd_lines};
 
 /// A sliding window with ONNX semantics (floor mode).
@@ -40,13 +41,39 @@ impl Window {
 
     /// Whether [`crate::row_conv`] can run it from `x` to `y`.
     pub(crate) fn is_by_rows(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
-        let ([_, columns], [top, left, bottom, right]) = (self.kernel, self.pads);
-        x == y
-            && (self.stride, self.dilation[1]) == ([1, 1], 1)
-            && (2..=3).contains(&columns)
-            && left.max(right) <= 1
-            && top.max(bottom) <= x.pad()
-            && x.holds_rows(isa)
+        let [top, _, bottom, _] = self.pads;
+        y.holds_rows(isa)
+            && (2..=3).contains(&self.kernel[1])
+            && self.reaches_neighbours(1, x.width(), y.width())
+            && (self.stride != [1, 1] || x == y && top.max(bottom) <= x.pad())
+    }
+
+    /// Whether there is a sparse kernel from `x` to `y`, planes of a vector of images, that leaves out the padding.
+    pub fn is_by_maps(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
+        y.lanes() > 1
+            && y.pad() == 0
+            && self.kernel != [1, 1]
+            && (self.stride != [1, 1] || x == y)
+            && map_conv::rows_of_tile(isa, [y.height(), y.width()]).is_some()
+            && self.reaches_neighbours(0, x.height(), y.height())
+            && self.reaches_neighbours(1, x.width(), y.width())
+    }
+
+    /// Whether every tap along an axis reads what belongs to its own output position or a neighbour's, or padding.
+    fn reaches_neighbours(&self, axis: usize, from: usize, to: usize) -> bool {
+        (0..self.kernel[axis]).all(|k| {
+            let (phase, reach) = self.place(axis, k);
+            // Behind the last output position there must be only padding.
+            reach.abs() <= 1 && (reach < 1 || to * self.stride[axis] + phase >= from)
+        })
+    }
+
+    /// Which of every `stride` input positions the tap `k` of an axis of the kernel reads, and of which output position:
+    /// how far it is from its own.
+    pub(crate) fn place(&self, axis: usize, k: usize) -> (usize, isize) {
+        let (offset, stride) =
+            ((k * self.dilation[axis]) as isize - self.pads[axis] as isize, self.stride[axis] as isize);
+        (offset.rem_euclid(stride) as usize, offset.div_euclid(stride))
     }
 }
 
@@ -76,13 +103,67 @@ impl Source {
         Self { base: start + x.head() - origin, channel: x.stride(), taps, reach, pitch, panels: 1 }
     }
 
-    /// As [`Source::direct`], with all columns of the kernel at one place: for [`crate::row_conv`].
-    pub(crate) fn rows(window: &Window, x: &Plane, start: usize) -> Self {
-        let [rows, cols] = window.kernel;
-        let taps = (0..rows * cols).map(|k| k / cols * window.dilation[0] * x.pitch()).collect();
-        let base = start + x.head() - window.pads[0] * x.pitch();
-        let reach = [(rows - 1) * window.dilation[0], 0];
-        Self { base, channel: x.stride(), taps, reach, pitch: x.pitch(), panels: 1 }
+    /// As [`Source::direct`], or for a stride of more than 1 from `scratch`, where the returned step first puts, for every
+    /// row and column phase of the stride, the positions it reads as rows of the output's width, one for every output row
+    /// and those around that a tap reaches. All columns of the kernel that read one phase lie at one place: for
+    /// [`crate::row_conv`].
+    pub(crate) fn rows(
+        window: &Window,
+        channels: usize,
+        (x, x_start): (&Plane, usize),
+        y: &Plane,
+        scratch: usize,
+    ) -> (Self, Option<Arrange>) {
+        let down = |k: usize| window.place(0, k).1;
+        let above = (0..window.kernel[0]).map(down).min().unwrap_or(0).min(0).unsigned_abs();
+        let below = (0..window.kernel[0]).map(down).max().unwrap_or(0).max(0).unsigned_abs();
+        let pitch = y.width();
+        let reach = [above + below, 0];
+        if window.stride == [1, 1] {
+            let taps =
+                (0..window.kernel[0] * window.kernel[1]).map(|k| k / window.kernel[1] * window.dilation[0] * pitch);
+            let base = x_start + x.head() - window.pads[0] * pitch;
+            return (Self { base, channel: x.stride(), taps: taps.collect(), reach, pitch, panels: 1 }, None);
+        }
+        let phases = Phases::of(window);
+        let rows = y.height() + above + below;
+        let taps = phases.taps(window, rows * pitch, |[down, _]| (down + above as isize) as usize * pitch);
+        let (panels, sources) = (phases.panels(), phases.sources(window, x, [above, rows], pitch));
+        let channel = odd_lines(sources.len() + ALIGN);
+        let step = window.stride[1];
+        let runs = runs(&sources, step);
+        let arrange = Arrange { x: *x, x_start, channels, to: scratch, stride: channel, step, runs };
+        (Self { base: scratch, channel, taps, reach, pitch, panels }, Some(arrange))
+    }
+
+    /// As [`Source::direct`], or for a stride of more than 1 from `scratch`, where the returned step first puts, for every
+    /// row and column phase of the stride, the positions it reads as a map of the output's size. The place of a tap that
+    /// reaches out of a map is that of a neighbouring row or channel: for [`crate::map_conv`].
+    pub(crate) fn maps(
+        window: &Window,
+        channels: usize,
+        (x, x_start): (&Plane, usize),
+        y: &Plane,
+        scratch: usize,
+    ) -> (Self, Option<Arrange>) {
+        let (phases, pitch) = (Phases::of(window), y.width() * y.lanes());
+        // So that no place is below 0.
+        let origin = pitch + y.lanes();
+        let taps = phases.taps(window, y.values(), |[down, right]| {
+            origin.wrapping_add_signed(down * pitch as isize + right * y.lanes() as isize)
+        });
+        let source = |start: usize, channel| {
+            let (reach, panels) = ([2.min(y.height() - 1), 0], phases.panels());
+            Self { base: start.wrapping_sub(origin), channel, taps, reach, pitch, panels }
+        };
+        if window.stride == [1, 1] {
+            return (source(x_start + x.head(), x.stride()), None);
+        }
+        let sources = phases.sources(window, x, [0, y.height()], y.width());
+        let (stride, step) = (odd_lines(sources.len() * y.lanes()), window.stride[1]);
+        let runs = runs(&sources, step * x.lanes());
+        let arrange = Arrange { x: *x, x_start, channels, to: scratch, stride, step, runs };
+        (source(scratch, stride), Some(arrange))
     }
 
     /// Reads `scratch`, where the returned step first puts the input positions in the order in which the outputs need
@@ -150,6 +231,51 @@ impl Source {
     pub(crate) fn extent(&self, channels: usize, flat: usize) -> usize {
         let furthest = self.taps.iter().max().expect("a window has a tap");
         (channels - 1) * self.channel + furthest + flat.next_multiple_of(ALIGN)
+    }
+}
+
+/// The row and column phases of a stride that some tap of a window reads.
+struct Phases {
+    rows: Vec<usize>,
+    columns: Vec<usize>,
+}
+
+impl Phases {
+    fn of(window: &Window) -> Self {
+        let [rows, columns] = [0, 1].map(|axis| distinct((0..window.kernel[axis]).map(|k| window.place(axis, k).0)));
+        Self { rows, columns }
+    }
+
+    fn panels(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+
+    /// For each tap of the window the place of its panel, all of which are `panel` values, and in it the place that it
+    /// has for how far it reaches down and right.
+    fn taps(&self, window: &Window, panel: usize, place: impl Fn([isize; 2]) -> usize) -> Vec<usize> {
+        let [rows, columns] = window.kernel;
+        let tap = |k: usize| {
+            let ((row, down), (column, right)) = (window.place(0, k / columns), window.place(1, k % columns));
+            let row = self.rows.binary_search(&row).expect("the phase of every row is listed");
+            let column = self.columns.binary_search(&column).expect("the phase of every column is listed");
+            (row * self.columns.len() + column) * panel + place([down, right])
+        };
+        (0..rows * columns).map(tap).collect()
+    }
+
+    /// For each position of the panels where in a channel of `x` it comes from, if not from the padding: panels of `rows`
+    /// rows, the first of which is `above` the first output row, and `columns` columns.
+    fn sources(&self, window: &Window, x: &Plane, [above, rows]: [usize; 2], columns: usize) -> Vec<Option<usize>> {
+        let mut sources = Vec::with_capacity(self.panels() * rows * columns);
+        for (phase, start) in self.rows.iter().flat_map(|row| self.columns.iter().map(move |column| (row, column))) {
+            for (row, col) in (0..rows).flat_map(|row| (0..columns).map(move |col| (row, col))) {
+                let row = (row * window.stride[0] + phase).wrapping_sub(above * window.stride[0]);
+                let col = col * window.stride[1] + start;
+                let inside = row < x.height() && col < x.width();
+                sources.push(inside.then(|| x.head() + (row * x.pitch() + col) * x.lanes()));
+            }
+        }
+        sources
     }
 }
 

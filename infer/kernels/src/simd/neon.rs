@@ -74,6 +74,12 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    unsafe fn zip(self, other: Self) -> (Self, Self) {
+        // SAFETY: the caller promises NEON.
+        unsafe { (Self(vzip1q_f32(self.0, other.0)), Self(vzip2q_f32(self.0, other.0))) }
+    }
+
+    #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
         // SAFETY: the caller promises NEON. Both are NaN where one is, which limits never are.
         Self(unsafe { vminq_f32(vmaxq_f32(self.0, low.0), high.0) })

@@ -20,6 +20,16 @@ pub(super) unsafe fn run_avx512(kernel: &impl Kernel) {
     unsafe { kernel.run::<F32x16>() }
 }
 
+/// As [`run_avx512`], with vectors of half the size, but as many of them in registers.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+pub(super) unsafe fn run_avx512_half(kernel: &impl Kernel) {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<F32x8>() }
+}
+
 /// Eight lanes, AVX2 and FMA.
 #[derive(Clone, Copy)]
 struct F32x8(__m256);
@@ -106,6 +116,15 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn zip(self, other: Self) -> (Self, Self) {
+        // SAFETY: the caller promises AVX2. Unpacking works in halves, which the permutations put in order.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_ps(self.0, other.0), _mm256_unpackhi_ps(self.0, other.0));
+            (Self(_mm256_permute2f128_ps::<0x20>(low, high)), Self(_mm256_permute2f128_ps::<0x31>(low, high)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
         // SAFETY: the caller promises AVX2. Both return their second operand where one is NaN.
         Self(unsafe { _mm256_min_ps(high.0, _mm256_max_ps(low.0, self.0)) })
@@ -125,6 +144,13 @@ impl Vector for F32x16 {
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the caller promises AVX-512.
         Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    /// From an integer register: a broadcast from memory would take a load of its own.
+    #[inline(always)]
+    unsafe fn splat_low(bits: u64) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        Self(unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32)) })
     }
 
     #[inline(always)]
@@ -190,6 +216,17 @@ impl Vector for F32x16 {
         unsafe {
             let lanes = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
             Self(_mm512_permutex2var_ps(self.0, lanes, next.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zip(self, other: Self) -> (Self, Self) {
+        // SAFETY: the caller promises AVX-512.
+        unsafe {
+            let low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            let lanes = |which| Self(_mm512_permutex2var_ps(self.0, which, other.0));
+            (lanes(low), lanes(high))
         }
     }
 

@@ -117,6 +117,42 @@ fn cases_of_rows(width: usize) -> Vec<Case> {
     cases
 }
 
+/// Maps of every width and of one tile or more, directly and strided from even and odd sizes, in one block of input
+/// channels or several.
+pub(super) fn sparse_map_conv_f32() {
+    for size in [[8, 8], [4, 4], [2, 2], [1, 8], [2, 8], [6, 8], [2, 4], [8, 4], [2, 2], [6, 2]] {
+        cases_of_maps(size).iter().for_each(|case| test(case, Packing::Sparse));
+    }
+}
+
+fn cases_of_maps(size: [usize; 2]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for window in [
+        SAME,
+        Window { kernel: [1, 3], pads: [0, 1, 0, 1], ..SAME },
+        Window { kernel: [3, 1], pads: [1, 0, 1, 0], ..SAME },
+        Window { kernel: [2, 2], pads: [1, 0, 0, 1], ..SAME },
+        Window { kernel: [2, 2], pads: [0, 1, 1, 0], ..SAME },
+    ] {
+        cases.push(Case { clip: [-0.5, 0.5], residual: true, ..case([4, 3], size, window, 0.4) });
+    }
+    let [even, odd] = [size.map(|n| 2 * n), size.map(|n| 2 * n - 1)];
+    let strided = Window { stride: [2, 2], ..SAME };
+    cases.push(case([3, 4], even, strided, 0.4));
+    cases.push(Case { residual: true, ..case([3, 4], odd, strided, 0.4) });
+    cases.push(case([3, 4], even, Window { kernel: [2, 2], pads: [0; 4], ..strided }, 0.4));
+    cases.push(case([3, 4], [size[0], even[1]], Window { stride: [1, 2], ..SAME }, 0.4));
+    if size[0] == size[1] {
+        for sparsity in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0] {
+            cases.push(case([40, 6], size, SAME, sparsity));
+        }
+        cases.push(Case { groups: 3, ..case([9, 6], size, SAME, 0.3) });
+        cases.push(Case { residual: true, ..case([96, 4], size, SAME, 0.6) });
+        cases.push(case([96, 4], even, strided, 0.8));
+    }
+    cases
+}
+
 pub(super) fn dense_conv_f32() {
     cases().iter().for_each(|case| test(case, Packing::Dense));
 }
