@@ -9,6 +9,9 @@ use crate::fuse::{Kind, Layer};
 /// finds it on ResNet-18 for policies `sparse` and `dense`.
 const SPARSE_OVER_DENSE: f64 = 2.0;
 
+/// Output channels that the dense kernel computes at a time, about: 6 or 8, by tier.
+const BLOCK: usize = 8;
+
 /// Time of one non-zero of the one-image linear kernel, which gathers, in units of one weight of the dense dot
 /// product, for a tier of `lanes`.
 fn gather_over_dot(isa: Isa) -> f64 {
@@ -19,7 +22,7 @@ fn gather_over_dot(isa: Isa) -> f64 {
 ///
 /// The dense kernel keeps blocks of output channels in registers, so it cannot serve groups of fewer.
 pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize) -> bool {
-    let wasted = channels_per_group.next_multiple_of(6) as f64 / channels_per_group as f64;
+    let wasted = channels_per_group.next_multiple_of(BLOCK) as f64 / channels_per_group as f64;
     density * SPARSE_OVER_DENSE < wasted
 }
 

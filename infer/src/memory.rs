@@ -89,36 +89,40 @@ fn padding(
         }
     }
     let choose = |(size, pad): ([usize; 2], usize)| {
-        let of_size = || convolutions.clone().filter(|(_, _, _, y)| y[1..] == size[..]);
-        let is_depthwise = |(conv, sparse, x, _): (&Conv, bool, &[usize], &[usize])| {
-            !sparse && x[1..] == size[..] && cost::is_depthwise(conv, x[0])
-        };
+        let of_size = || convolutions.clone().filter(|(_, _, x, y)| x[1..] == size[..] || y[1..] == size[..]);
         let rows = Plane::rows(size[0], size[1], pad);
-        let by_rows = lanes == 1 && isa.holds_rows(size[1]) && !convolutions.clone().any(is_depthwise);
         let choices = [Padding::default(), Padding { pad, gaps: true }, Padding { pad, gaps: false }];
         let time = |padding: &Padding| -> f64 {
             let plane = if padding.gaps { Plane::image(size[0], size[1], pad, lanes) } else { rows };
             let vectors = if lanes == 1 { cost::vectors(plane.values(), isa) } else { size[0] * size[1] } as f64;
             let of_convolution = |(conv, sparse, x, y): (&Conv, bool, &[usize], &[usize])| {
+                let depthwise = !sparse && cost::is_depthwise(conv, x[0]);
+                let keeps = conv.stride == [1, 1] && x[1..] == y[1..];
                 let computing = model.weight(&conv.weight).nnz() as f64 * vectors;
-                let inside = cost::without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);
-                if conv.stride != [1, 1] || x[1..] != y[1..] || conv.kernel == [1, 1] {
+                let arranging = |rows: usize| {
+                    x[0] as f64 * cost::rearranging(conv.kernel[1] * (rows + conv.kernel[0] - 1) * y[2], isa, lanes)
+                };
+                if y[1..] != size[..] {
+                    let arranged = depthwise && !(padding.gaps && (lanes > 1 || y[2] >= isa.lanes()));
+                    return if arranged { arranging(2 * y[1]) } else { 0.0 };
+                }
+                if !keeps || conv.kernel == [1, 1] {
                     return computing;
                 }
-                match padding {
-                    Padding { gaps: true, .. } if lanes == 1 => computing * cost::UNALIGNED,
-                    Padding { gaps: true, .. } => computing,
-                    Padding { gaps: false, pad: 1 } if sparse => computing,
-                    Padding { gaps: false, pad: 0 } if inside.is_some() => computing * inside.unwrap_or(1.0),
-                    _ => {
-                        let positions = conv.kernel[1] * (size[0] + conv.kernel[0] - 1) * size[1];
-                        computing + x[0] as f64 * cost::rearranging(positions, isa, lanes)
-                    }
+                let inside = cost::without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);
+                match (padding, inside) {
+                    (Padding { gaps: true, .. }, _) if lanes > 1 => computing,
+                    (Padding { gaps: true, .. }, _) if depthwise && size[1] >= isa.lanes() => computing,
+                    (Padding { gaps: true, .. }, _) => computing * cost::UNALIGNED,
+                    (Padding { pad: 0, .. }, Some(inside)) => computing * inside,
+                    (Padding { pad: 1, .. }, _) if depthwise => computing * cost::UNALIGNED,
+                    (Padding { pad: 1, .. }, _) if !sparse || isa.holds_rows(size[1]) => computing,
+                    _ => computing + arranging(size[0]),
                 }
             };
             of_size().map(of_convolution).sum()
         };
-        let possible = choices[..if by_rows { 3 } else { 2 }].iter();
+        let possible = choices[..if lanes == 1 { 3 } else { 2 }].iter();
         let best = possible.min_by(|a, b| time(a).total_cmp(&time(b))).expect("there are choices");
         (size, *best)
     };

@@ -10,6 +10,7 @@ use crate::border::Border;
 use crate::combine::{Combination, Combine};
 use crate::dense_conv::{self, DenseConv};
 use crate::depthwise::DepthwiseConv;
+use crate::depthwise_rows::DepthwiseRows;
 use crate::dilated_pooling::DilatedPool;
 use crate::grid::Grid;
 use crate::linear::{Linear, Rows};
@@ -141,6 +142,22 @@ impl ProgramBuilder {
         let all;
         let weights = match weights {
             Weights::Dense(dense) if conv.is_depthwise(from.channels, to.channels) => {
+                if window.is_masked(&from.plane, &to.plane) && window.pads == [1; 4] {
+                    return self.push(Step::DepthwiseRows(DepthwiseRows {
+                        x: from.row(0, 0) - from.plane.pitch() - 1,
+                        x_stride: from.plane.stride(),
+                        y: to.row(0, 0),
+                        residual,
+                        y_stride: to.plane.stride(),
+                        pitch: from.plane.pitch(),
+                        flat: whole,
+                        edges: [-1, 1].map(|right| to.plane.edge(right)),
+                        mask: to.plane.mask(),
+                        weights: dense.as_chunks().0.to_vec(),
+                        bias,
+                        clip,
+                    }));
+                }
                 if self.fits_depthwise(&window, &from.plane, &to.plane) {
                     let [top, left, ..] = window.pads;
                     let head = from.plane.head() - (top * from.plane.pitch() + left) * self.lanes;
@@ -166,6 +183,7 @@ impl ProgramBuilder {
 
         let start = self.steps.len();
         let by_rows = matches!(weights, Weights::Sparse(_)) && window.is_by_rows(&from.plane, &to.plane, self.isa);
+        let is_masked = matches!(weights, Weights::Dense(_)) && window.is_masked(&from.plane, &to.plane);
         let by_maps = matches!(weights, Weights::Sparse(_)) && window.is_by_maps(&from.plane, &to.plane, self.isa);
         let source = if by_maps || by_rows {
             let source = if by_maps { Source::maps } else { Source::rows };
@@ -175,7 +193,7 @@ impl ProgramBuilder {
                 self.push(Step::Arrange(arrange));
             }
             source
-        } else if window.is_direct(&from.plane, &to.plane) {
+        } else if window.is_direct(&from.plane, &to.plane) || is_masked {
             let source = Source::direct(&window, &from.plane, x_start);
             let end = x_start + from.channels * from.plane.stride() + ALIGN;
             assert!(
@@ -235,10 +253,16 @@ impl ProgramBuilder {
                 self.push(Step::SparseConv(conv));
             }
             Weights::Dense(dense) => {
-                let tiles = grid.tiles(lanes, dense_conv::TILE, [1, dense_conv::TILE]);
-                let chunks = layer.chunks(&tiles[0], lanes);
-                let (weights, blocks) = layer.dense(dense, columns, &chunks);
-                let offsets = (0..columns).map(|column| layer.offset(0, column)).collect();
+                let [rows, most] = dense_conv::most(self.isa);
+                let tiles = grid.tiles(lanes, most, [1, most]);
+                let right = |tap| (tap % window.kernel[1] * window.dilation[1]) as isize - window.pads[1] as isize;
+                let mut reaches: Vec<isize> = (0..window.kernel[1]).map(right).filter(|right| *right != 0).collect();
+                reaches.retain(|_| is_masked);
+                let edge = |tap| reaches.iter().position(|reach| *reach == right(tap));
+                let (chunks, order) = layer.chunks(&tiles[0], lanes, rows, edge);
+                let (weights, blocks) = layer.dense(dense, &order, &chunks, rows);
+                let edges = reaches.iter().map(|right| to.plane.edge(*right)).collect();
+                let offsets = order.iter().map(|column| layer.offset(0, *column)).collect();
                 let block_first = to.channels * layer.source.taps.len() > layer.source.channel;
                 self.push(Step::DenseConv(DenseConv {
                     x,
@@ -248,8 +272,10 @@ impl ProgramBuilder {
                     tiles,
                     mask,
                     weights,
+                    rows,
                     offsets,
                     chunks,
+                    edges,
                     blocks,
                     block_first,
                     clip,

@@ -5,15 +5,15 @@
 
 use std::ops::Range;
 
+use crate::Isa;
 use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
-/// Output channels of a block.
-pub(crate) const BLOCK: usize = 6;
-
-/// Vectors of a tile: with six channels and the operands they fill 15 of 16 registers.
-pub(crate) const TILE: usize = 2;
+/// Output channels of a block and vectors of a tile at most, which with the operands fill the registers of the tier.
+pub(crate) fn most(isa: Isa) -> [usize; 2] {
+    if matches!(isa, Isa::Avx512(_)) { [8, 3] } else { [6, 2] }
+}
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], over all weights.
 #[derive(Debug)]
@@ -24,12 +24,15 @@ pub(crate) struct DenseConv {
     pub(crate) stride: usize,
     pub(crate) tiles: Vec<Tile>,
     pub(crate) mask: Option<Vec<f32>>,
-    /// For each chunk, for each block, for each tap, the weights of the block's channels.
-    pub(crate) weights: Vec<[f32; BLOCK]>,
+    /// For each chunk, for each block, for each tap, the weights of the block's `rows` channels.
+    pub(crate) weights: Vec<f32>,
+    pub(crate) rows: usize,
     /// Byte distance of each tap.
     pub(crate) offsets: Vec<u32>,
-    /// The taps of each chunk.
-    pub(crate) chunks: Vec<Range<usize>>,
+    /// The taps of each chunk, in parts that read through one of the edges.
+    pub(crate) chunks: Vec<Chunk>,
+    /// Bits of the inputs to keep.
+    pub(crate) edges: Vec<Vec<f32>>,
     pub(crate) blocks: Vec<Block>,
     /// Whether the tiles of a block, rather than the blocks of a tile, follow each other: the smaller of a chunk's
     /// inputs and weights is what should be read again and again.
@@ -37,12 +40,21 @@ pub(crate) struct DenseConv {
     pub(crate) clip: [f32; 2],
 }
 
-/// Up to [`BLOCK`] output channels of one group.
+/// Taps that are added to the sums at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    pub(crate) taps: Range<usize>,
+    /// Taps whose inputs are kept where an edge, if one is named, has bits.
+    pub(crate) parts: Vec<(Range<usize>, Option<usize>)>,
+}
+
+/// Some output channels of one group.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     pub(crate) row: usize,
     pub(crate) rows: usize,
-    pub(crate) bias: [f32; BLOCK],
+    /// Of each channel, then 0 up to the channels of a block.
+    pub(crate) bias: Vec<f32>,
     /// Distance of the group's first input channel, in values.
     pub(crate) x: usize,
 }
@@ -64,10 +76,13 @@ impl Kernel for Call<'_, DenseConv> {
                     let tile = s.tiles[tile];
                     // SAFETY: the tile stays within the vectors of a row.
                     unsafe {
-                        match (tile.rows, tile.vectors) {
-                            (1, 1) => self.block::<V, 1>(chunk, block, tile.at),
-                            (1, TILE) => self.block::<V, TILE>(chunk, block, tile.at),
-                            (rows, vectors) => unreachable!("a tile of {rows} x {vectors} vectors"),
+                        match (s.rows, tile.vectors) {
+                            (6, 1) => self.block::<V, 6, 1>(chunk, block, tile.at),
+                            (6, 2) => self.block::<V, 6, 2>(chunk, block, tile.at),
+                            (8, 1) => self.block::<V, 8, 1>(chunk, block, tile.at),
+                            (8, 2) => self.block::<V, 8, 2>(chunk, block, tile.at),
+                            (8, 3) => self.block::<V, 8, 3>(chunk, block, tile.at),
+                            (rows, vectors) => unreachable!("a block of {rows} rows x {vectors} vectors"),
                         }
                     }
                 }
@@ -77,44 +92,41 @@ impl Kernel for Call<'_, DenseConv> {
 }
 
 impl Call<'_, DenseConv> {
-    /// One tile of `P` vectors at flat value `at` of one block of channels, over the taps of one chunk.
+    /// One tile of `P` vectors at flat value `at` of one block of `R` channels, over the taps of one chunk.
     ///
     /// # Safety
     /// The tile must lie within a row rounded up to whole vectors.
     #[inline(always)]
-    unsafe fn block<V: Vector, const P: usize>(&self, chunk: usize, block: usize, at: usize) {
+    unsafe fn block<V: Vector, const R: usize, const P: usize>(&self, chunk: usize, block: usize, at: usize) {
         let s = self.step;
         let (first, last) = (chunk == 0, chunk + 1 == s.chunks.len());
         // SAFETY: the program checked that every tap, row, residual and mask of a row of whole vectors lies inside
         // its buffer, that `y` overlaps none of the others, and gave this thread blocks or tiles of its own.
         unsafe {
-            let taps = s.chunks.get_unchecked(chunk).clone();
-            let start = taps.start * s.blocks.len() + block * taps.len();
-            let weights = s.weights.get_unchecked(start..start + taps.len());
-            let offsets = s.offsets.get_unchecked(taps);
+            let chunk = s.chunks.get_unchecked(chunk);
+            let start = chunk.taps.start * s.blocks.len() + block * chunk.taps.len();
             let block = s.blocks.get_unchecked(block);
             let x = self.site.arena.add(s.x + block.x + at).cast_const();
             let y = self.site.arena.add(s.y + block.row * s.stride + at);
-            let mut sums = [[V::splat(0.0); P]; BLOCK];
+            let mut sums = [[V::splat(0.0); P]; R];
             for (r, sums) in sums.iter_mut().enumerate() {
                 if first {
-                    *sums = [V::splat(block.bias[r]); P];
+                    *sums = [V::splat(*block.bias.get_unchecked(r)); P];
                 } else if r < block.rows {
                     for (p, sum) in sums.iter_mut().enumerate() {
                         *sum = V::load(y.add(r * s.stride + p * V::LANES));
                     }
                 }
             }
-            for (weights, offset) in weights.iter().zip(offsets) {
-                let x = x.byte_add(*offset as usize);
-                let mut inputs = [V::splat(0.0); P];
-                for (p, input) in inputs.iter_mut().enumerate() {
-                    *input = V::load(x.add(p * V::LANES));
-                }
-                for (sums, weight) in sums.iter_mut().zip(weights) {
-                    let weight = V::splat(*weight);
-                    for (sum, input) in sums.iter_mut().zip(inputs) {
-                        *sum = input.mul_add(weight, *sum);
+            for (taps, edge) in &chunk.parts {
+                let offsets = s.offsets.get_unchecked(taps.clone());
+                let start = (start + taps.start - chunk.taps.start) * R;
+                let weights = s.weights.get_unchecked(start..start + offsets.len() * R);
+                match edge {
+                    None => add_taps::<V, R, P, false>(weights, offsets, x, x, &mut sums),
+                    Some(edge) => {
+                        let edge = s.edges.get_unchecked(*edge).as_ptr().add(at);
+                        add_taps::<V, R, P, true>(weights, offsets, x, edge, &mut sums);
                     }
                 }
             }
@@ -137,6 +149,45 @@ impl Call<'_, DenseConv> {
                         }
                     }
                     sum.store(y.add(place));
+                }
+            }
+        }
+    }
+}
+
+/// `sums[r] += weights[tap][r] * x[offsets[tap]..]` for all taps, of the inputs that `edge` keeps where `EDGE`.
+///
+/// # Safety
+/// `x` must be readable for `P` vectors from every offset on, and so must `edge`.
+#[inline(always)]
+unsafe fn add_taps<V: Vector, const R: usize, const P: usize, const EDGE: bool>(
+    weights: &[f32],
+    offsets: &[u32],
+    x: *const f32,
+    edge: *const f32,
+    sums: &mut [[V; P]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut kept = [V::splat(0.0); P];
+        if EDGE {
+            for (p, kept) in kept.iter_mut().enumerate() {
+                *kept = V::load(edge.add(p * V::LANES));
+            }
+        }
+        for (weights, offset) in weights.as_chunks::<R>().0.iter().zip(offsets) {
+            let x = x.byte_add(*offset as usize);
+            let mut inputs = [V::splat(0.0); P];
+            for (p, input) in inputs.iter_mut().enumerate() {
+                *input = V::load(x.add(p * V::LANES));
+                if EDGE {
+                    *input = input.and(kept[p]);
+                }
+            }
+            for (sums, weight) in sums.iter_mut().zip(weights) {
+                let weight = V::splat(*weight);
+                for (sum, input) in sums.iter_mut().zip(inputs) {
+                    *sum = input.mul_add(weight, *sum);
                 }
             }
         }

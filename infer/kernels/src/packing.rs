@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use sr2_formats::CsrMatrix;
 
-use crate::dense_conv::{BLOCK, Block};
+use crate::dense_conv::{Block, Chunk};
 use crate::grid::Tile;
 use crate::sparse_conv::Tap;
 use crate::window::Source;
@@ -86,36 +86,63 @@ impl Layer {
         (((first + channel) * self.source.channel + self.source.taps[tap]) * size_of::<f32>()) as u32
     }
 
-    /// Taps by chunks of input channels, whose inputs of a tile and weights of a block fit the first-level cache.
-    pub(crate) fn chunks(&self, tile: &Tile, lanes: usize) -> Vec<Range<usize>> {
+    /// Chunks of input channels whose inputs of a tile and weights of a block of `rows` channels fit the first-level
+    /// cache, and the columns of the weights in the order of their taps: by chunk, then by the edge that `edge` names
+    /// for each tap of the kernel.
+    pub(crate) fn chunks(
+        &self,
+        tile: &Tile,
+        lanes: usize,
+        rows: usize,
+        edge: impl Fn(usize) -> Option<usize>,
+    ) -> (Vec<Chunk>, Vec<usize>) {
         let (kernel, group) = (self.source.taps.len(), self.channels / self.groups);
-        let values = self.source.footprint(tile.rows, tile.vectors * lanes) + kernel * BLOCK;
+        let values = self.source.footprint(tile.rows, tile.vectors * lanes) + kernel * rows;
         let count = (group * values * size_of::<f32>()).div_ceil(TILE_BYTES).clamp(1, group);
-        (0..count).map(|i| group * i / count * kernel..group * (i + 1) / count * kernel).collect()
+        let mut columns: Vec<usize> = Vec::with_capacity(group * kernel);
+        let chunk = |i: usize| {
+            let taps = group * i / count * kernel..group * (i + 1) / count * kernel;
+            columns.extend(taps.clone());
+            columns[taps.clone()].sort_by_key(|column| edge(column % kernel));
+            let mut parts: Vec<(Range<usize>, Option<usize>)> = Vec::new();
+            for tap in taps.clone() {
+                let edge = edge(columns[tap] % kernel);
+                match parts.last_mut() {
+                    Some((taps, last)) if *last == edge => taps.end += 1,
+                    _ => parts.push((tap..tap + 1, edge)),
+                }
+            }
+            Chunk { taps, parts }
+        };
+        let chunks = (0..count).map(chunk).collect();
+        (chunks, columns)
     }
 
-    /// Weights by chunk, block of output channels and tap, and the blocks.
+    /// Weights by chunk, block of `rows` output channels and tap, and the blocks; `columns` are those of the weights in
+    /// the order of their taps.
     pub(crate) fn dense(
         &self,
         dense: &[f32],
-        columns: usize,
-        chunks: &[Range<usize>],
-    ) -> (Vec<[f32; BLOCK]>, Vec<Block>) {
+        columns: &[usize],
+        chunks: &[Chunk],
+        rows_of_block: usize,
+    ) -> (Vec<f32>, Vec<Block>) {
         let per_group = self.rows / self.groups;
         let mut blocks = Vec::new();
         for group in 0..self.groups {
-            for start in (0..per_group).step_by(BLOCK) {
-                let (row, rows) = (group * per_group + start, BLOCK.min(per_group - start));
-                let bias = std::array::from_fn(|r| if r < rows { self.bias[row + r] } else { 0.0 });
+            for start in (0..per_group).step_by(rows_of_block) {
+                let (row, rows) = (group * per_group + start, rows_of_block.min(per_group - start));
+                let bias = (0..rows_of_block).map(|r| if r < rows { self.bias[row + r] } else { 0.0 });
                 let x = group * (self.channels / self.groups) * self.source.channel;
-                blocks.push(Block { row, rows, bias, x });
+                blocks.push(Block { row, rows, bias: bias.collect(), x });
             }
         }
-        let mut weights = Vec::with_capacity(blocks.len() * columns);
+        let mut weights = Vec::with_capacity(blocks.len() * columns.len() * rows_of_block);
         for chunk in chunks {
             for Block { row, rows, .. } in &blocks {
-                let value = |r, column| if r < *rows { dense[(row + r) * columns + column] } else { 0.0 };
-                weights.extend(chunk.clone().map(|column| std::array::from_fn(|r| value(r, column))));
+                let value = |r, column| if r < *rows { dense[(row + r) * columns.len() + column] } else { 0.0 };
+                let taps = columns[chunk.taps.clone()].iter();
+                weights.extend(taps.flat_map(|column| (0..rows_of_block).map(move |r| value(r, column))));
             }
         }
         (weights, blocks)

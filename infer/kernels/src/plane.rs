@@ -45,7 +45,8 @@ impl Plane {
         assert!([height, width, pad].iter().all(|n| *n <= 1 << 17), "plane {height}x{width}, pad {pad} is too large");
         let pitch = width + gap;
         let border = (pad * pitch + gap) * lanes;
-        let head = border.next_multiple_of(ALIGN);
+        // A value before the zeros above is read, and masked out, where there is no gap.
+        let head = if pad > 0 && gap == 0 { border + 1 } else { border }.next_multiple_of(ALIGN);
         let flat = ((height - 1) * pitch + width) * lanes;
         // The last vector of the last row may reach one vector too far, on the way in and on the way out.
         let stride = odd_lines(head + flat.next_multiple_of(ALIGN) + border + if pad > 0 { ALIGN } else { 0 });
@@ -121,6 +122,14 @@ impl Plane {
     /// Values from the first of the first row to the last of the last row, gaps included: what a convolution computes.
     pub fn values(&self) -> usize {
         ((self.height - 1) * self.pitch() + self.width) * self.lanes
+    }
+
+    /// For each value of a plane without gaps, rounded up to whole vectors: all bits set where the value `right` of it is
+    /// one of the same row.
+    pub(crate) fn edge(&self, right: isize) -> Vec<f32> {
+        let inside = |i: usize| (i % self.width).checked_add_signed(right).is_some_and(|column| column < self.width);
+        let edge = |i| f32::from_bits(if inside(i) { u32::MAX } else { 0 });
+        (0..self.values().next_multiple_of(ALIGN)).map(edge).collect()
     }
 
     /// For each value of `flat`, rounded up to whole vectors: all bits set inside the image, none in a gap.

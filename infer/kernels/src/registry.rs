@@ -7,6 +7,7 @@ use crate::border::Border;
 use crate::combine::Combine;
 use crate::dense_conv::DenseConv;
 use crate::depthwise::DepthwiseConv;
+use crate::depthwise_rows::DepthwiseRows;
 use crate::dilated_pooling::DilatedPool;
 use crate::linear::{DenseLinear, SparseLinear};
 use crate::map_conv::MapConv;
@@ -69,6 +70,7 @@ kernels! {
     MapConv "sparse_map_conv_f32" "as sparse_conv_f32, over small maps of a vector of images, without their padding"
     DenseConv "dense_conv_f32" "y = clip(bias + sum over weights of weight x + residual)"
     DepthwiseConv "depthwise_conv_f32" "y = clip(bias + sum over a 3x3 window of weight x + residual), channel by channel"
+    DepthwiseRows "depthwise_rows_f32" "as depthwise_conv_f32, of one image whose rows have no gaps"
     SparseLinear "sparse_linear_f32" "y = clip(bias + sum over non-zero weights of weight x), one image"
     DenseLinear "dense_linear_f32" "y = clip(bias + sum over weights of weight x), one image"
     Pointwise "pointwise_f32" "y = clip(scale x + shift + residual), also into some channels of y"
@@ -93,6 +95,7 @@ impl Step {
             Self::MapConv(s) => size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>(),
             Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
             Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
+            Self::DepthwiseRows(s) => size_of_val(&s.weights[..]),
             Self::DenseLinear(s) => size_of_val(&s.weights[..]),
             Self::SparseLinear(s) => size_of_val(&s.weights.starts[..]) + size_of_val(&s.weights.entries[..]),
             _ => 0,

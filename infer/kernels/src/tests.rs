@@ -51,6 +51,7 @@ twins! {
     sparse_map_conv_f32 in convolution
     dense_conv_f32 in convolution
     depthwise_conv_f32 in convolution
+    depthwise_rows_f32 in convolution
     sparse_linear_f32 in linear
     dense_linear_f32 in linear
     pointwise_f32 in elementwise

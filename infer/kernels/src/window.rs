@@ -39,6 +39,20 @@ impl Window {
             && x.holds(self.pads)
     }
 
+    /// Whether every tap of every output position of `y`, one image whose rows have no gap, lies at one constant distance
+    /// in `x`, but for those left and right of a row, where the neighbouring rows lie instead.
+    pub(crate) fn is_masked(&self, x: &Plane, y: &Plane) -> bool {
+        let [top, left, bottom, right] = self.pads;
+        x.lanes() == 1
+            && x.gap() == 0
+            && self.stride == [1, 1]
+            && x == y
+            && top.max(bottom) <= x.pad()
+            && left.max(right) <= 1
+            && left + right > 0
+            && x.pad() > 0
+    }
+
     /// Whether [`crate::row_conv`] can run it from `x` to `y`.
     pub(crate) fn is_by_rows(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
         let [top, _, bottom, _] = self.pads;

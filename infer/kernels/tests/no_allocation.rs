@@ -74,6 +74,7 @@ fn every_kernel(isa: Isa, lanes: usize, count: usize) -> (Program, usize) {
     b.conv(0, 1, sparse, &conv);
     b.conv(1, 0, dense, &conv);
     b.conv(11, 12, sparse, &conv);
+    b.conv(11, 12, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
     b.conv(0, 1, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
     b.conv(1, 2, sparse, &Conv { window: Window { stride: [2, 2], ..same }, ..conv });
     b.border(2, 3, [1, 1], 0.5);

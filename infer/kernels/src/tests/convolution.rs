@@ -42,7 +42,7 @@ fn cases() -> Vec<Case> {
     for width in [48, 96, 192].into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]) {
         cases.push(case([2, 3], [1, width], SAME, 0.5));
     }
-    // Blocks of 6 output channels in the dense kernel.
+    // Blocks of 6 or 8 output channels in the dense kernel.
     for channels in [1, 2, 5, 6, 7, 11, 12, 13] {
         cases.push(case([channels, 14 - channels], [3, 3], SAME, 0.5));
     }
@@ -165,6 +165,11 @@ pub(super) fn depthwise_conv_f32() {
             test(&Case { residual: i % 2 == 0, ..case }, Packing::Dense);
         }
     }
+}
+
+/// In planes without gaps between rows.
+pub(super) fn depthwise_rows_f32() {
+    depthwise_conv_f32();
 }
 
 fn test(case: &Case, packing: Packing) {
