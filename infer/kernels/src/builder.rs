@@ -23,10 +23,11 @@ use crate::program::{Buffer, Program, Weights};
 use crate::registry::Step;
 use crate::row_conv::{self, RowConv, SHIFTS};
 use crate::softmax::Softmax;
+use crate::source::{Scratch, Source};
 use crate::sparse_conv::{self, SparseConv};
 use crate::team::Threads;
 use crate::transfer::{Export, Flatten, Import};
-use crate::window::{Source, Window};
+use crate::window::Window;
 
 /// Index of a buffer in the list the builder was made with.
 pub type BufferId = usize;
@@ -142,7 +143,7 @@ impl ProgramBuilder {
         let all;
         let weights = match weights {
             Weights::Dense(dense) if conv.is_depthwise(from.channels, to.channels) => {
-                if window.is_masked(&from.plane, &to.plane) && window.pads == [1; 4] {
+                if window.is_masked(&from.plane, &to.plane) && (window.stride, window.pads) == ([1, 1], [1; 4]) {
                     return self.push(Step::DepthwiseRows(DepthwiseRows {
                         x: from.row(0, 0) - from.plane.pitch() - 1,
                         x_stride: from.plane.stride(),
@@ -185,16 +186,8 @@ impl ProgramBuilder {
         let by_rows = matches!(weights, Weights::Sparse(_)) && window.is_by_rows(&from.plane, &to.plane, self.isa);
         let is_masked = matches!(weights, Weights::Dense(_)) && window.is_masked(&from.plane, &to.plane);
         let by_maps = matches!(weights, Weights::Sparse(_)) && window.is_by_maps(&from.plane, &to.plane, self.isa);
-        let source = if by_maps || by_rows {
-            let source = if by_maps { Source::maps } else { Source::rows };
-            let (source, arrange) = source(&window, from.channels, (&from.plane, x_start), &to.plane, self.scratch);
-            if let Some(arrange) = arrange {
-                self.scratch_values = self.scratch_values.max(from.channels * source.channel);
-                self.push(Step::Arrange(arrange));
-            }
-            source
-        } else if window.is_direct(&from.plane, &to.plane) || is_masked {
-            let source = Source::direct(&window, &from.plane, x_start);
+        let source = if !by_maps && !by_rows && !is_masked && window.is_direct(&from.plane, &to.plane) {
+            let source = Source::direct(&window, &from);
             let end = x_start + from.channels * from.plane.stride() + ALIGN;
             assert!(
                 source.base >= x_start && source.base + source.extent(from.channels, flat) <= end,
@@ -202,11 +195,18 @@ impl ProgramBuilder {
             );
             source
         } else {
-            let input = (&from.plane, x_start);
-            let (source, arrange) = Source::arranged(&window, from.channels, input, &to.plane, self.scratch);
-            let (read, written) = (source.extent(from.channels, flat), from.channels * source.channel);
-            self.scratch_values = self.scratch_values.max(read).max(written);
-            self.push(Step::Arrange(arrange));
+            let kind = match (by_maps, by_rows, is_masked) {
+                (true, ..) => Source::maps,
+                (_, true, _) => Source::rows,
+                (.., true) => Source::masked,
+                _ => Source::arranged,
+            };
+            let (source, step) = kind(&window, &from, &to.plane, Scratch { start: self.scratch, isa: self.isa });
+            if let Some(step) = step {
+                let (read, written) = (source.extent(from.channels, flat), from.channels * source.channel);
+                self.scratch_values = self.scratch_values.max(read).max(written);
+                self.push(step);
+            }
             source
         };
         let bytes = source.extent(from.channels, flat).checked_mul(size_of::<f32>());
@@ -245,7 +245,9 @@ impl ProgramBuilder {
             Weights::Sparse(matrix) => {
                 let tiles = grid.tiles(lanes, sparse_conv::SINGLE, sparse_conv::most(self.isa));
                 let in_flight = sparse_conv::in_flight(tiles[0].rows, tiles[0].vectors);
-                let blocking = Blocking { tile_bytes: 20 << 10, taps: 20, in_flight, parts: 1 };
+                // Of a map of one vector the second-level cache is fast enough.
+                let tile_bytes = if self.lanes == 1 && flat <= lanes { 400 << 10 } else { 20 << 10 };
+                let blocking = Blocking { tile_bytes, taps: 20, in_flight, parts: 1 };
                 let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, blocking, |_| 0);
                 let (pitch, bias) = (grid.pitch(), layer.bias);
                 let conv =
@@ -255,9 +257,8 @@ impl ProgramBuilder {
             Weights::Dense(dense) => {
                 let [rows, most] = dense_conv::most(self.isa);
                 let tiles = grid.tiles(lanes, most, [1, most]);
-                let right = |tap| (tap % window.kernel[1] * window.dilation[1]) as isize - window.pads[1] as isize;
-                let mut reaches: Vec<isize> = (0..window.kernel[1]).map(right).filter(|right| *right != 0).collect();
-                reaches.retain(|_| is_masked);
+                let reaches: &[isize] = if is_masked { &[-1, 1] } else { &[] };
+                let right = |tap| window.place(1, tap % window.kernel[1]).1;
                 let edge = |tap| reaches.iter().position(|reach| *reach == right(tap));
                 let (chunks, order) = layer.chunks(&tiles[0], lanes, rows, edge);
                 let (weights, blocks) = layer.dense(dense, &order, &chunks, rows);

@@ -6,8 +6,8 @@ use sr2_formats::CsrMatrix;
 
 use crate::dense_conv::{Block, Chunk};
 use crate::grid::Tile;
+use crate::source::Source;
 use crate::sparse_conv::Tap;
-use crate::window::Source;
 
 /// Into how many blocks of input channels sparse taps are cut.
 #[derive(Debug, Clone, Copy)]

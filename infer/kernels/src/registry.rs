@@ -14,6 +14,7 @@ use crate::map_conv::MapConv;
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool};
 use crate::row_conv::RowConv;
+use crate::select::Select;
 use crate::softmax::Softmax;
 use crate::sparse_conv::SparseConv;
 use crate::step::{Call, Site};
@@ -65,6 +66,7 @@ kernels! {
     Import "import_f32" "y = images, one a lane, and 0 in lanes without"
     Export "export_f32" "outputs = x, lane by lane"
     Arrange "arrange_f32" "scratch = the positions of x in the order in which the windows of a convolution read them"
+    Select "select_f32" "as arrange_f32, of one small image"
     SparseConv "sparse_conv_f32" "y = clip(bias + sum over non-zero weights of weight x + residual)"
     RowConv "sparse_row_conv_f32" "as sparse_conv_f32, over rows of whole vectors, by aligned loads"
     MapConv "sparse_map_conv_f32" "as sparse_conv_f32, over small maps of a vector of images, without their padding"

@@ -42,6 +42,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn shift_down(self, above: Self) -> Self;
     /// Every second lane of `self`, from the first on, then of `next`.
     unsafe fn even(self, next: Self) -> Self;
+    /// In each lane the one of `self` that `lanes`, of which `LANES` are readable, names, or 0 where it is negative.
+    unsafe fn select(self, lanes: *const i32) -> Self;
     /// The lanes of both in turn, `self` first: those of the low halves, and those of the high ones.
     unsafe fn zip(self, other: Self) -> (Self, Self);
     /// `self` limited to `[low, high]`; NaN stays NaN.
@@ -148,6 +150,13 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn select(self, lanes: *const i32) -> Self {
+        // SAFETY: the caller gives four readable lanes.
+        let lanes = unsafe { lanes.cast::<[i32; 4]>().read_unaligned() };
+        Self(lanes.map(|lane| usize::try_from(lane).map_or(0.0, |lane| self.0[lane])))
+    }
+
+    #[inline(always)]
     unsafe fn zip(self, other: Self) -> (Self, Self) {
         let lane = |i: usize| if i.is_multiple_of(2) { self.0[i / 2] } else { other.0[i / 2] };
         (Self(std::array::from_fn(lane)), Self(std::array::from_fn(|i| lane(i + 4))))
@@ -181,7 +190,7 @@ mod tests {
     impl Kernel for Operations {
         #[inline(always)]
         unsafe fn run<V: Vector>(&self) {
-            let mut out = vec![0.0f32; 64 * 10];
+            let mut out = vec![0.0f32; 64 * 11];
             for start in (0..64).step_by(V::LANES) {
                 // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
                 unsafe {
@@ -199,6 +208,8 @@ mod tests {
                     let (low, high) = x.zip(other);
                     low.store(out.as_mut_ptr().add(512 + start));
                     high.store(out.as_mut_ptr().add(576 + start));
+                    let lanes: [i32; 16] = std::array::from_fn(|i| (3 * i % V::LANES) as i32 - 1);
+                    x.select(lanes.as_ptr()).store(out.as_mut_ptr().add(640 + start));
                 }
             }
             *self.output.borrow_mut() = out;
@@ -226,7 +237,8 @@ mod tests {
                 let down = if i == last { other[first] } else { input[i + 1] };
                 let of_both = if lane % 2 == 0 { &input } else { &other };
                 let [low, high] = [0, isa.lanes() / 2].map(|half| of_both[first + half + lane / 2]);
-                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even, up, down, low, high];
+                let selected = (3 * lane % isa.lanes()).checked_sub(1).map_or(0.0, |lane| input[first + lane]);
+                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even, up, down, low, high, selected];
                 for (k, expected) in expected.into_iter().enumerate() {
                     let found = out[k * 64 + i];
                     let same = found == expected || (found.is_nan() && expected.is_nan());

@@ -82,8 +82,8 @@ pub(crate) const fn in_flight(rows: usize, vectors: usize) -> usize {
 /// Bytes by which taps are asked for ahead of their use: what memory delivers within its latency.
 const PREFETCH: usize = 2 << 10;
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
+/// Taps of a cache line.
+const PER_LINE: usize = 64 / size_of::<Tap>();
 
 impl Kernel for Call<'_, SparseConv> {
     #[inline(always)]
@@ -149,8 +149,13 @@ impl Call<'_, SparseConv> {
                 }
                 let range = *starts.get_unchecked(row) as usize..*starts.get_unchecked(row + 1) as usize;
                 let taps = s.taps.get_unchecked(range);
-                prefetch::<V>(taps);
+                if U < PER_LINE {
+                    prefetch::<V>(taps);
+                }
                 for chunk in taps.as_chunks::<U>().0 {
+                    if U == PER_LINE {
+                        prefetch::<V>(chunk);
+                    }
                     for (tap, sums) in chunk.iter().zip(&mut sums) {
                         add_tap(tap, x, s.pitch, sums);
                     }
@@ -237,7 +242,7 @@ pub(crate) unsafe fn store<V: Vector, const R: usize, const C: usize>(tile: [[V;
 /// The CPU must have the tier of `V`.
 #[inline(always)]
 pub(crate) unsafe fn prefetch<V: Vector>(taps: &[Tap]) {
-    for tap in taps.iter().step_by(LINE / size_of::<Tap>()) {
+    for tap in taps.iter().step_by(PER_LINE) {
         // SAFETY: the caller's promise.
         unsafe { V::prefetch(std::ptr::from_ref(tap).cast::<u8>().wrapping_add(PREFETCH)) };
     }

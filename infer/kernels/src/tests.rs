@@ -46,6 +46,7 @@ twins! {
     import_f32 in transfer
     export_f32 in transfer
     arrange_f32 in convolution
+    select_f32 in convolution
     sparse_conv_f32 in convolution
     sparse_row_conv_f32 in convolution
     sparse_map_conv_f32 in convolution

@@ -74,6 +74,18 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    unsafe fn select(self, lanes: *const i32) -> Self {
+        let mut values = [0.0; 4];
+        // SAFETY: the caller promises NEON, and four readable lanes.
+        unsafe {
+            vst1q_f32(values.as_mut_ptr(), self.0);
+            let lanes = lanes.cast::<[i32; 4]>().read_unaligned();
+            let selected = lanes.map(|lane| usize::try_from(lane).map_or(0.0, |lane| values[lane]));
+            Self(vld1q_f32(selected.as_ptr()))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn zip(self, other: Self) -> (Self, Self) {
         // SAFETY: the caller promises NEON.
         unsafe { (Self(vzip1q_f32(self.0, other.0)), Self(vzip2q_f32(self.0, other.0))) }

@@ -116,6 +116,16 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn select(self, lanes: *const i32) -> Self {
+        // SAFETY: the caller promises AVX2 and eight readable lanes.
+        unsafe {
+            let lanes = _mm256_loadu_si256(lanes.cast());
+            let none = _mm256_castsi256_ps(_mm256_srai_epi32::<31>(lanes));
+            Self(_mm256_andnot_ps(none, _mm256_permutevar8x32_ps(self.0, lanes)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn zip(self, other: Self) -> (Self, Self) {
         // SAFETY: the caller promises AVX2. Unpacking works in halves, which the permutations put in order.
         unsafe {
@@ -216,6 +226,16 @@ impl Vector for F32x16 {
         unsafe {
             let lanes = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
             Self(_mm512_permutex2var_ps(self.0, lanes, next.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn select(self, lanes: *const i32) -> Self {
+        // SAFETY: the caller promises AVX-512 and sixteen readable lanes.
+        unsafe {
+            let lanes = _mm512_loadu_si512(lanes.cast());
+            let some = _mm512_cmpge_epi32_mask(lanes, _mm512_setzero_si512());
+            Self(_mm512_maskz_permutexvar_ps(some, lanes, self.0))
         }
     }
 

@@ -312,3 +312,8 @@ pub(super) fn arrange_f32() {
         Twin { buffers: &buffers, steps: &steps, expected: &expected, range: 1.0 }.check(&(width, window));
     }
 }
+
+/// One image, small enough.
+pub(super) fn select_f32() {
+    arrange_f32();
+}
