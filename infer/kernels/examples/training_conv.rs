@@ -1,13 +1,16 @@
-//! Times a convolution's forward pass and gradients, dense against sparse, on one thread: `training_conv [IMAGES]`.
+//! Times a convolution's forward pass and gradients, dense against sparse, on one thread:
+//! `training_conv [IMAGES] [f32|bf16] [ZEROS,...]`.
 //!
-//! One line a layer shape with GFLOP/s of the dense kernels, products with padding counted, and one for each sparsity:
-//! milliseconds of the dense kernel over those of the sparse one, and GFLOP/s of the sparse one on its non-zeros.
+//! One line a layer shape with GFLOP/s of the dense kernels, products with padding counted, and one for each per cent of
+//! zeros: milliseconds of the dense kernel over those of the sparse one (always f32), and GFLOP/s of the sparse one on
+//! its non-zeros. bf16 includes the rounding of what is read.
 
 use std::time::Instant;
 
 use sr2_kernels::Isa;
 use sr2_kernels::training::{
-    ConvShape, Convolution, SparseConvolution, SparseInputGradient, SparseWeightGradient, SparseWeights,
+    Arithmetic, ConvShape, Convolution, Factor, SparseConvolution, SparseInputGradient, SparseWeightGradient,
+    SparseWeights,
 };
 
 /// Channels in and out, size, kernel, stride.
@@ -25,7 +28,15 @@ const LAYERS: [[usize; 5]; 10] = [
 ];
 
 fn main() {
-    let images = std::env::args().nth(1).map_or(32, |a| a.parse().expect("a number of images"));
+    let argument = |i: usize| std::env::args().nth(i);
+    let images = argument(1).map_or(32, |a| a.parse().expect("a number of images"));
+    let arithmetic = match argument(2).as_deref() {
+        None | Some("f32") => Arithmetic::F32(Isa::best()),
+        Some("bf16") => Arithmetic::Bf16(Isa::best().bf16().expect("no AVX512-BF16 here")),
+        Some(other) => panic!("{other}: f32 or bf16"),
+    };
+    let zeros = argument(3).unwrap_or_else(|| "50,70,80,90,95,98".into());
+    let zeros: Vec<u64> = zeros.split(',').flat_map(str::parse).collect();
     println!("{:<24} {:>5}   forward          input gradient   weight gradient", "layer", "zeros");
     for layer in LAYERS {
         let [in_channels, out_channels, size, kernel, stride] = layer;
@@ -41,11 +52,11 @@ fn main() {
             pads: [pad; 4],
             dilation: [1; 2],
         };
-        measure(shape, images);
+        measure(shape, images, arithmetic, &zeros);
     }
 }
 
-fn measure(shape: ConvShape, images: usize) {
+fn measure(shape: ConvShape, images: usize, arithmetic: Arithmetic, zeros: &[u64]) {
     let dense = Convolution::new(shape).expect("the image fits");
     let sparse = SparseConvolution::new(shape).expect("the image fits");
     let (isa, mut scratch) = (Isa::best(), Vec::new());
@@ -54,10 +65,19 @@ fn measure(shape: ConvShape, images: usize) {
     let packed = vec![0.5; dense.output_blocks() * dense.forward_block_len()];
     let packed_backward = vec![0.5; dense.input_blocks() * dense.backward_block_len()];
     let mut sums = packed.clone();
+    let [mut x_words, mut dy_words] = [&x, &dy].map(|images| vec![0.5; images.len() / arithmetic.factors()]);
     let dense_ms = [
-        time(|| dense.forward(isa, &x, &packed, None, &mut y)),
-        time(|| dense.input_gradient(isa, &dy, &packed_backward, &mut dx, false)),
-        time(|| dense.weight_gradient(isa, 0..dense.output_blocks(), &x, &dy, &mut sums)),
+        time(|| dense.forward(arithmetic, &x, &packed, None, &mut y, &mut scratch)),
+        time(|| dense.input_gradient(arithmetic, &dy, &packed_backward, &mut dx, false, &mut scratch)),
+        time(|| {
+            let mut factors = [&x[..], &dy[..]];
+            if dense.arranges(arithmetic) {
+                dense.arrange(arithmetic, Factor::Input, &x, &mut x_words);
+                dense.arrange(arithmetic, Factor::OutputGradient, &dy, &mut dy_words);
+                factors = [&x_words, &dy_words];
+            }
+            dense.weight_gradient(arithmetic, 0..dense.output_blocks(), factors[0], factors[1], &mut sums);
+        }),
     ];
     let ConvShape { in_channels, out_channels, input: [size, _], kernel: [k, _], stride: [stride, _], .. } = shape;
     let layer = format!("{in_channels}-{out_channels} {size}x{size} k{k} s{stride}");
@@ -65,7 +85,7 @@ fn measure(shape: ConvShape, images: usize) {
     let cells: Vec<_> = dense_ms.iter().map(|ms| format!("       {:4.0} GF/s", flops / ms)).collect();
     println!("{layer:<24} dense   {}", cells.join("   "));
     let len = shape.in_channels * shape.out_channels * shape.kernel[0] * shape.kernel[1];
-    for zeros in [50, 70, 80, 90, 95, 98] {
+    for &zeros in zeros {
         let hash = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         let weights: Vec<f32> = (0..len).map(|i| if hash(i) % 100 < zeros { 0.0 } else { 0.5 }).collect();
         let (mut forward, mut backward) = (SparseWeights::default(), SparseWeights::default());

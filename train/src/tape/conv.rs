@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::time::Instant;
 
 use rayon::prelude::*;
+use sr2_kernels::Aligned;
 use sr2_kernels::training::{
-    ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels, pair_images, pair_rows,
+    Arithmetic, ConvShape, Convolution, Factor, add_assign, add_channel_sums, blocked_channels, pair_rows,
 };
-use sr2_kernels::{Aligned, Bf16};
 use sr2_models as models;
 
 use super::Pass;
@@ -120,14 +120,11 @@ impl Conv {
             sparse.forward(pass, weights, bias, x, y);
             return;
         }
-        let bf16 = bf16(plan, pass);
-        pack(pass, bf16, plan.forward_block_len(), packed, |block, packed| plan.pack_forward(block, weights, packed));
+        let arithmetic = arithmetic(plan, pass);
+        pack(pass, arithmetic, plan.forward_block_len(), packed, |block, to| plan.pack_forward(block, weights, to));
         let images = images_together(plan, pass);
         let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
-        groups.for_each(|(y, x)| match bf16 {
-            None => plan.forward(pass.isa, x, packed, bias, y),
-            Some(bf16) => plan.forward_bf16(bf16, x, packed, bias, y, &mut pass.scratch.get()),
-        });
+        groups.for_each(|(y, x)| plan.forward(arithmetic, x, packed, bias, y, &mut pass.scratch.get()));
     }
 
     /// Adds the gradients of weight and bias, and passes the output's gradient on, at the weights of the last forward
@@ -167,17 +164,14 @@ impl Conv {
     fn input_gradient(&mut self, pass: &Pass, dy: &[f32], dx: &mut [f32], accumulate: bool) {
         let Self { plan, packed_backward, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
-        let bf16 = bf16(plan, pass);
-        pack(pass, bf16, plan.backward_block_len(), packed_backward, |block, packed| {
+        let arithmetic = arithmetic(plan, pass);
+        pack(pass, arithmetic, plan.backward_block_len(), packed_backward, |block, packed| {
             plan.pack_backward(block, weights, packed);
         });
         let images = images_together(plan, pass);
         let groups = dx.par_chunks_mut(images * plan.input_len()).zip(dy.par_chunks(images * plan.output_len()));
-        groups.for_each(|(dx, dy)| match bf16 {
-            None => plan.input_gradient(pass.isa, dy, packed_backward, dx, accumulate),
-            Some(bf16) => {
-                plan.input_gradient_bf16(bf16, dy, packed_backward, dx, accumulate, &mut pass.scratch.get());
-            }
+        groups.for_each(|(dx, dy)| {
+            plan.input_gradient(arithmetic, dy, packed_backward, dx, accumulate, &mut pass.scratch.get());
         });
     }
 
@@ -187,17 +181,13 @@ impl Conv {
         // A depthwise gradient takes all blocks at once.
         let parts = if plan.is_depthwise() { 1 } else { blocks.min(PARTS / 2) };
         let part_blocks = blocks.div_ceil(parts);
-        let bf16 = bf16(plan, pass);
-        let mut words = pass.scratch.words();
-        let (x, dy, count) = match bf16 {
-            None => (x, dy, pass.count),
-            Some(bf16) => {
-                let [x_words, dy_words] = &mut *words;
-                let x = image_pairs(bf16, plan.input_len(), x, x_words);
-                (x, image_pairs(bf16, plan.output_len(), dy, dy_words), pass.count.div_ceil(2))
-            }
-        };
+        let arithmetic = arithmetic(plan, pass);
+        // Words of images: each holds as many images as a word holds factors.
+        let count = pass.count.div_ceil(arithmetic.factors());
         let slice = count.div_ceil(PARTS / parts);
+        let [x_words, dy_words] = &mut *pass.scratch.words();
+        let x = Arrange { plan, arithmetic, slice, factor: Factor::Input }.run(x, x_words);
+        let dy = Arrange { plan, arithmetic, slice, factor: Factor::OutputGradient }.run(dy, dy_words);
         let slices = count.div_ceil(slice);
         let partial_len = slices * blocks * block_len;
         if partial.len() < partial_len {
@@ -211,10 +201,7 @@ impl Conv {
                 let first = part * part_blocks;
                 let range = first..first + sums.len() / block_len;
                 sums.fill(0.0);
-                match bf16 {
-                    None => plan.weight_gradient(pass.isa, range, x, dy, sums),
-                    Some(bf16) => plan.weight_gradient_bf16(bf16, range, x, dy, sums),
-                }
+                plan.weight_gradient(arithmetic, range, x, dy, sums);
             });
         });
         let (first, others) = partial.split_at_mut(blocks * block_len);
@@ -233,31 +220,58 @@ fn break_even(pass: &Pass, density: f64) -> f64 {
     if pass.bf16.is_some() { density / BF16_GAIN } else { density }
 }
 
-/// The bf16 kernels that compute a convolution, if any.
-fn bf16(plan: &Convolution, pass: &Pass) -> Option<Bf16> {
-    pass.bf16.filter(|_| !plan.is_depthwise())
+/// What a convolution multiplies.
+fn arithmetic(plan: &Convolution, pass: &Pass) -> Arithmetic {
+    match pass.bf16 {
+        Some(bf16) if !plan.is_depthwise() => Arithmetic::Bf16(bf16),
+        _ => Arithmetic::F32(pass.isa),
+    }
 }
 
-/// Words of two images each, in `words`.
-fn image_pairs<'a>(bf16: Bf16, len: usize, images: &[f32], words: &'a mut Aligned) -> &'a [f32] {
-    let total = (images.len() / len).div_ceil(2) * len;
-    if words.len() < total {
-        *words = Aligned::zeroed(total);
+/// How a factor of a weight gradient is arranged.
+struct Arrange<'a> {
+    plan: &'a Convolution,
+    arithmetic: Arithmetic,
+    /// Images, or pairs of them in bf16, that one task sums over.
+    slice: usize,
+    factor: Factor,
+}
+
+impl Arrange<'_> {
+    /// The images as the kernel reads them, in `words` if they must change.
+    fn run<'a>(&self, images: &'a [f32], words: &'a mut Aligned) -> &'a [f32] {
+        let Self { plan, arithmetic, slice, factor } = *self;
+        if !plan.arranges(arithmetic) {
+            return images;
+        }
+        let len = match factor {
+            Factor::Input => plan.input_len(),
+            Factor::OutputGradient => plan.output_len(),
+        };
+        let (factors, together) = (arithmetic.factors(), plan.arranged());
+        let total = (images.len() / len).div_ceil(factors) * len;
+        if words.len() < total {
+            *words = Aligned::zeroed(total);
+        }
+        let words = &mut words[..total];
+        let slices = words.par_chunks_mut(slice * len).zip(images.par_chunks(slice * factors * len));
+        slices.for_each(|(words, images)| {
+            let groups = words.par_chunks_mut(together * len).zip(images.par_chunks(together * factors * len));
+            groups.for_each(|(words, images)| plan.arrange(arithmetic, factor, images, words));
+        });
+        words
     }
-    let pairs = words[..total].par_chunks_mut(len).zip(images.par_chunks(2 * len));
-    pairs.for_each(|(words, images)| pair_images(bf16, len, images, words));
-    &words[..total]
 }
 
 /// Packs block after block of weights by `pack_block`; for bf16 only the first half of `packed` is used.
 fn pack(
     pass: &Pass,
-    bf16: Option<Bf16>,
+    arithmetic: Arithmetic,
     block_len: usize,
     packed: &mut [f32],
     pack_block: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    if bf16.is_none() {
+    if matches!(arithmetic, Arithmetic::F32(_)) {
         packed.par_chunks_mut(block_len).enumerate().for_each(|(block, packed)| pack_block(block, packed));
         return;
     }

@@ -85,7 +85,7 @@ struct Pass<'a> {
 struct Scratch {
     /// One piece a thread.
     of_threads: Vec<Mutex<Vec<f32>>>,
-    /// A layer's input and output gradient in bf16.
+    /// A layer's input and output gradient as its weight gradient reads them.
     words: Mutex<[Aligned; 2]>,
 }
 

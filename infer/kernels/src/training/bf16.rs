@@ -34,9 +34,9 @@ pub(super) fn align(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut scratch[line..line + len]
 }
 
-/// Words of neighbouring lanes, in `scratch`.
-pub(super) fn pair_lanes<'a>(bf16: Bf16, values: &[f32], scratch: &'a mut Vec<f32>) -> &'a [f32] {
-    let words = align(scratch, values.len() / 2);
+/// Words of neighbouring lanes.
+pub(super) fn pair_lanes(bf16: Bf16, values: &[f32], words: &mut [f32]) {
+    assert_eq!(values.len(), 2 * words.len());
     match bf16 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token exists only where the CPU has AVX512-BF16.
@@ -47,21 +47,19 @@ pub(super) fn pair_lanes<'a>(bf16: Bf16, values: &[f32], scratch: &'a mut Vec<f3
             }
         }
     }
-    words
 }
 
-/// Words of two images each, for [`super::Convolution::weight_gradient_bf16`]: images of `len` values, zeros beside an odd
-/// last one.
-pub fn pair_images(bf16: Bf16, len: usize, images: &[f32], words: &mut [f32]) {
-    for (images, words) in images.chunks(2 * len).zip(words.chunks_exact_mut(len)) {
-        let (first, second) = images.split_at(len);
-        match bf16 {
-            _ if second.is_empty() => words.iter_mut().zip(first).for_each(|(word, first)| *word = pair(*first, 0.0)),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the token exists only where the CPU has AVX512-BF16.
-            Bf16::Avx512(_) => unsafe { x86::pair_values(first, second, words) },
-            _ => words.iter_mut().zip(first).zip(second).for_each(|((word, a), b)| *word = pair(*a, *b)),
-        }
+/// Words of a value of each slice, or of `first` and zero.
+pub(super) fn pair_values(bf16: Bf16, first: &[f32], second: Option<&[f32]>, words: &mut [f32]) {
+    let Some(second) = second else {
+        words.iter_mut().zip(first).for_each(|(word, first)| *word = pair(*first, 0.0));
+        return;
+    };
+    match bf16 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the token exists only where the CPU has AVX512-BF16.
+        Bf16::Avx512(_) => unsafe { x86::pair_values(first, second, words) },
+        _ => words.iter_mut().zip(first).zip(second).for_each(|((word, a), b)| *word = pair(*a, *b)),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::BLOCK;
-use super::bf16::pair_lanes;
-use super::correlate::{Correlate, correlate, correlate_bf16};
+use super::arithmetic::Arithmetic;
+use super::correlate::{Correlate, correlate};
 use super::correlation::{Axis, Correlation, Planes};
 use super::depthwise::{DepthwiseWeightGradient, add_depthwise_weight_gradient, correlate_depthwise};
-use super::weight_gradient::{WeightGradient, add_weight_gradient, add_weight_gradient_bf16};
-use crate::{Bf16, Isa};
+use super::weight_gradient::{WeightGradient, add_weight_gradient};
+use crate::Isa;
 
 /// Shape of a 2-D convolution with weight `[out_channels, in_channels / groups, kernel[0], kernel[1]]`. A linear layer
 /// is a 1x1 convolution of a 1x1 image.
@@ -46,6 +46,11 @@ const SUMMED_POSITIONS: usize = 1024;
 /// Most images in a group whose weight gradient is summed.
 const SUMMED_IMAGES: usize = 64;
 
+/// Output positions up to which the images of a group are copied block by block: the kernels then read the same place of
+/// many images, and image sizes are multiples of a power of two, so that these places would all want the same few lines of
+/// the caches.
+const BY_BLOCK_POSITIONS: usize = 16;
+
 /// A planned convolution; see the module's layout of activations.
 #[derive(Debug, Clone)]
 pub struct Convolution {
@@ -55,6 +60,8 @@ pub struct Convolution {
     /// Images whose weight gradient is computed together.
     summed: usize,
     forward: Correlation,
+    /// The same over `summed` images, for the weight gradient.
+    products: Correlation,
     pub(super) backward: Vec<Phase>,
 }
 
@@ -79,8 +86,7 @@ impl Convolution {
             assert_eq!(windows, output[axis], "{shape:?}");
         }
         let depthwise = shape.groups == shape.in_channels && shape.groups == shape.out_channels;
-        let x = Planes { channels: shape.in_channels, size: input };
-        let y = Planes { channels: shape.out_channels, size: output };
+        let [x, y] = [Planes::new(shape.in_channels, input), Planes::new(shape.out_channels, output)];
         let largest = x.image().max(y.image());
         if largest > u32::MAX as usize {
             return None;
@@ -92,7 +98,11 @@ impl Convolution {
         let reads = |axis: usize| move |place: usize| (dilation[axis] * place) as isize - pads[axis] as isize;
         let taps = [0, 1].map(|axis| (0..kernel[axis]).map(reads(axis)).collect::<Vec<_>>());
         let axes = [0, 1].map(|a| Axis { count: output[a], step: stride[a], to: 0, to_step: 1 });
-        let forward = Correlation::new(x, y, [&taps[0], &taps[1]], axes, summed);
+        // Depthwise kernels read images as they are.
+        let by_block = !depthwise && output[0] * output[1] <= BY_BLOCK_POSITIONS;
+        let [x_read, y_read] = [x, y].map(|planes| Planes { by_block, ..planes });
+        let forward = Correlation::new(x_read, y, [&taps[0], &taps[1]], axes, group);
+        let products = Correlation::new(x_read, y_read, [&taps[0], &taps[1]], axes, summed);
 
         let gradient_axes: [GradientAxis; 2] = std::array::from_fn(|axis| GradientAxis::new(&shape, axis));
         let mut backward = Vec::new();
@@ -103,13 +113,13 @@ impl Convolution {
                     phase.taps.iter().map(reads).collect::<Vec<_>>()
                 });
                 let axes = [rows.axis, columns.axis];
-                let correlation = Correlation::new(y, x, [&taps[0], &taps[1]], axes, group);
+                let correlation = Correlation::new(y_read, x, [&taps[0], &taps[1]], axes, group);
                 let pairs = rows.taps.iter().flat_map(|r| columns.taps.iter().map(move |c| (r, c)));
                 let kernel_places = pairs.map(|(r, c)| r.place * kernel[1] + c.place).collect();
                 backward.push(Phase { kernel_places, correlation });
             }
         }
-        Some(Self { shape, depthwise, group, summed, forward, backward })
+        Some(Self { shape, depthwise, group, summed, forward, products, backward })
     }
 
     /// The shape it was planned for.
@@ -154,21 +164,32 @@ impl Convolution {
     }
 
     /// `output = input * weights + bias` for some images. `weights` are packed by [`Convolution::pack_forward`], `bias`
-    /// is padded to whole blocks.
-    pub fn forward(&self, isa: Isa, input: &[f32], weights: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {
+    /// is padded to whole blocks; `scratch` is grown as needed and holds nothing between calls.
+    ///
+    /// # Panics
+    /// If the convolution is depthwise and the arithmetic bf16, as the other passes.
+    pub fn forward(
+        &self,
+        arithmetic: Arithmetic,
+        input: &[f32],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        output: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
         let sources = input.chunks(self.group * self.input_len());
         for (source, y) in sources.zip(output.chunks_mut(self.group * self.output_len())) {
             let arguments = Correlate {
                 correlation: &self.forward,
                 images: source.len() / self.input_len(),
-                source,
+                source: arithmetic.lanes(self.forward.source(), source, scratch),
                 weights,
-                weights_stride: self.forward_block_len(),
+                weights_stride: self.forward_block_len() / arithmetic.factors(),
                 bias,
                 destination: y,
                 accumulate: false,
             };
-            self.correlate(isa, arguments);
+            self.correlate(arithmetic, arguments);
         }
     }
 
@@ -176,107 +197,17 @@ impl Convolution {
     /// by [`Convolution::pack_backward`].
     pub fn input_gradient(
         &self,
-        isa: Isa,
-        output_gradient: &[f32],
-        weights: &[f32],
-        input_gradient: &mut [f32],
-        accumulate: bool,
-    ) {
-        let sources = output_gradient.chunks(self.group * self.output_len());
-        for (source, dx) in sources.zip(input_gradient.chunks_mut(self.group * self.input_len())) {
-            let mut offset = 0;
-            for phase in &self.backward {
-                let arguments = Correlate {
-                    correlation: &phase.correlation,
-                    images: source.len() / self.output_len(),
-                    source,
-                    weights: &weights[offset..],
-                    weights_stride: self.backward_block_len(),
-                    bias: None,
-                    destination: dx,
-                    accumulate,
-                };
-                self.correlate(isa, arguments);
-                offset += self.phase_len(phase);
-            }
-        }
-    }
-
-    /// Adds the weight gradient of some images to `sums`, packed as [`Convolution::pack_forward`]'s weights,
-    /// for the output `blocks` only. A depthwise convolution takes all blocks at once.
-    pub fn weight_gradient(
-        &self,
-        isa: Isa,
-        blocks: Range<usize>,
-        input: &[f32],
-        output_gradient: &[f32],
-        sums: &mut [f32],
-    ) {
-        let sources = input.chunks(self.summed * self.input_len());
-        for (source, output_gradient) in sources.zip(output_gradient.chunks(self.summed * self.output_len())) {
-            let images = source.len() / self.input_len();
-            let correlation = &self.forward;
-            if self.depthwise {
-                assert_eq!(blocks, 0..self.output_blocks());
-                let weight_gradient = &mut *sums;
-                let arguments =
-                    DepthwiseWeightGradient { correlation, images, source, output_gradient, weight_gradient };
-                add_depthwise_weight_gradient(isa, arguments);
-                continue;
-            }
-            for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
-                let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
-                add_weight_gradient(isa, arguments);
-            }
-        }
-    }
-
-    /// [`Convolution::forward`] with inputs and weights rounded to bf16; `weights` went through [`super::pair_rows`].
-    /// `scratch` is grown as needed and holds nothing between calls.
-    ///
-    /// # Panics
-    /// If the convolution is depthwise, as the other functions of bf16.
-    pub fn forward_bf16(
-        &self,
-        bf16: Bf16,
-        input: &[f32],
-        weights: &[f32],
-        bias: Option<&[f32]>,
-        output: &mut [f32],
-        scratch: &mut Vec<f32>,
-    ) {
-        assert!(!self.depthwise, "a depthwise convolution has no bf16 kernel");
-        let sources = input.chunks(self.group * self.input_len());
-        for (source, y) in sources.zip(output.chunks_mut(self.group * self.output_len())) {
-            let arguments = Correlate {
-                correlation: &self.forward,
-                images: source.len() / self.input_len(),
-                source: pair_lanes(bf16, source, scratch),
-                weights,
-                weights_stride: self.forward_block_len() / 2,
-                bias,
-                destination: y,
-                accumulate: false,
-            };
-            correlate_bf16(bf16, arguments);
-        }
-    }
-
-    /// [`Convolution::input_gradient`] with the output's gradient and the weights rounded to bf16.
-    pub fn input_gradient_bf16(
-        &self,
-        bf16: Bf16,
+        arithmetic: Arithmetic,
         output_gradient: &[f32],
         weights: &[f32],
         input_gradient: &mut [f32],
         accumulate: bool,
         scratch: &mut Vec<f32>,
     ) {
-        assert!(!self.depthwise, "a depthwise convolution has no bf16 kernel");
         let sources = output_gradient.chunks(self.group * self.output_len());
         for (source, dx) in sources.zip(input_gradient.chunks_mut(self.group * self.input_len())) {
             let images = source.len() / self.output_len();
-            let source = pair_lanes(bf16, source, scratch);
+            let source = arithmetic.lanes(self.backward[0].correlation.source(), source, scratch);
             let mut offset = 0;
             for phase in &self.backward {
                 let arguments = Correlate {
@@ -284,41 +215,93 @@ impl Convolution {
                     images,
                     source,
                     weights: &weights[offset..],
-                    weights_stride: self.backward_block_len() / 2,
+                    weights_stride: self.backward_block_len() / arithmetic.factors(),
                     bias: None,
                     destination: &mut *dx,
                     accumulate,
                 };
-                correlate_bf16(bf16, arguments);
-                offset += self.phase_len(phase) / 2;
+                self.correlate(arithmetic, arguments);
+                offset += self.phase_len(phase) / arithmetic.factors();
             }
         }
     }
 
-    /// [`Convolution::weight_gradient`] with both factors rounded to bf16, in words of two images each that
-    /// [`super::pair_images`] makes.
-    pub fn weight_gradient_bf16(
+    /// Adds the weight gradient of some images to `sums`, packed as [`Convolution::pack_forward`]'s weights,
+    /// for the output `blocks` only. A depthwise convolution takes all blocks at once. Both factors come from
+    /// [`Convolution::arrange`], if [`Convolution::arranges`] so.
+    pub fn weight_gradient(
         &self,
-        bf16: Bf16,
+        arithmetic: Arithmetic,
         blocks: Range<usize>,
         input: &[f32],
         output_gradient: &[f32],
         sums: &mut [f32],
     ) {
-        assert!(!self.depthwise, "a depthwise convolution has no bf16 kernel");
         let sources = input.chunks(self.summed * self.input_len());
         for (source, output_gradient) in sources.zip(output_gradient.chunks(self.summed * self.output_len())) {
-            let (images, correlation) = (source.len() / self.input_len(), &self.forward);
+            let (images, correlation) = (source.len() / self.input_len(), &self.products);
+            if self.depthwise {
+                assert_eq!(blocks, 0..self.output_blocks());
+                let weight_gradient = &mut *sums;
+                let arguments =
+                    DepthwiseWeightGradient { correlation, images, source, output_gradient, weight_gradient };
+                add_depthwise_weight_gradient(self.depthwise_isa(arithmetic), arguments);
+                continue;
+            }
             for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
                 let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
-                add_weight_gradient_bf16(bf16, arguments);
+                add_weight_gradient(arithmetic, arguments);
             }
         }
     }
 
-    fn correlate(&self, isa: Isa, arguments: Correlate) {
-        if self.depthwise { correlate_depthwise(isa, arguments) } else { correlate(isa, arguments) }
+    /// Whether [`Convolution::weight_gradient`] reads something else than images as they are.
+    pub fn arranges(&self, arithmetic: Arithmetic) -> bool {
+        self.products.source().by_block || matches!(arithmetic, Arithmetic::Bf16(_))
     }
+
+    /// Images, or pairs of them in bf16, that [`Convolution::arrange`] puts together.
+    pub fn arranged(&self) -> usize {
+        if self.products.source().by_block { self.summed } else { 1 }
+    }
+
+    /// Arranges images for [`Convolution::weight_gradient`], in bf16 in words of two images each, zeros beside an odd last
+    /// one.
+    pub fn arrange(&self, arithmetic: Arithmetic, factor: Factor, images: &[f32], words: &mut [f32]) {
+        let planes = match factor {
+            Factor::Input => self.products.source(),
+            Factor::OutputGradient => self.products.destination(),
+        };
+        let (image, factors) = (planes.image(), arithmetic.factors());
+        assert_eq!(words.len(), (images.len() / image).div_ceil(factors) * image, "{} values", images.len());
+        let len = self.arranged() * image;
+        let groups = images.chunks(factors * len).zip(words.chunks_mut(len));
+        groups.for_each(|(images, words)| arithmetic.pairs(planes, images, words));
+    }
+
+    fn correlate(&self, arithmetic: Arithmetic, arguments: Correlate) {
+        if self.depthwise {
+            correlate_depthwise(self.depthwise_isa(arithmetic), arguments);
+        } else {
+            correlate(arithmetic, arguments);
+        }
+    }
+
+    fn depthwise_isa(&self, arithmetic: Arithmetic) -> Isa {
+        match arithmetic {
+            Arithmetic::F32(isa) => isa,
+            Arithmetic::Bf16(_) => panic!("a depthwise convolution has no bf16 kernel: {:?}", self.shape),
+        }
+    }
+}
+
+/// A factor of a weight gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Factor {
+    /// The convolution's input.
+    Input,
+    /// The gradient of its output.
+    OutputGradient,
 }
 
 /// How the gradient of the input comes from that of the output along one axis.

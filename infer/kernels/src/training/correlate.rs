@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::BLOCK;
+use super::arithmetic::Arithmetic;
 use super::correlation::{Correlation, Position, Region};
 use super::lanes::{Kernel, Lanes, dispatch, dispatch_bf16, dispatch_half, load_each};
-use crate::{Bf16, Isa};
 
 /// Arguments of [`correlate`].
 pub(super) struct Correlate<'a> {
@@ -29,21 +29,21 @@ pub(super) struct Correlate<'a> {
 const CHUNK: usize = 36;
 
 /// Computes a dense correlation.
-pub(super) fn correlate(isa: Isa, arguments: Correlate) {
+pub(super) fn correlate(arithmetic: Arithmetic, arguments: Correlate) {
     let planes = arguments.correlation.destination();
-    let whole = planes.channels.div_ceil(BLOCK / 2) / 2;
-    let mut blocks = Blocks { arguments, blocks: 0..whole };
-    dispatch(isa, &mut blocks);
-    if whole < planes.blocks() {
-        blocks.blocks = whole..planes.blocks();
-        dispatch_half(isa, &mut blocks);
+    let mut blocks = Blocks { arguments, blocks: 0..planes.blocks() };
+    match arithmetic {
+        Arithmetic::Bf16(bf16) => dispatch_bf16(bf16, &mut blocks),
+        Arithmetic::F32(isa) => {
+            let whole = planes.channels.div_ceil(BLOCK / 2) / 2;
+            blocks.blocks = 0..whole;
+            dispatch(isa, &mut blocks);
+            if whole < planes.blocks() {
+                blocks.blocks = whole..planes.blocks();
+                dispatch_half(isa, &mut blocks);
+            }
+        }
     }
-}
-
-/// Computes a dense correlation of bf16 pairs.
-pub(super) fn correlate_bf16(bf16: Bf16, arguments: Correlate) {
-    let blocks = 0..arguments.correlation.destination().blocks();
-    dispatch_bf16(bf16, &mut Blocks { arguments, blocks });
 }
 
 /// A correlation of some of the destination's blocks.
@@ -77,9 +77,16 @@ impl Kernel for &mut Blocks<'_> {
                             None => Start::Value(L::zero()),
                         };
                         let weights = weights.as_ptr().add(block * weights_stride);
-                        let destination = destination.add(block * c.destination().plane());
+                        let destination = destination.add(block * c.destination().block_step(images));
                         let positions = region.positions(images);
-                        let sweep = Sweep { c, region, chunk: chunk.clone(), source, weights };
+                        let sweep = Sweep {
+                            c,
+                            region,
+                            chunk: chunk.clone(),
+                            source,
+                            block_step: c.source().block_step(images),
+                            weights,
+                        };
                         sweep.run::<L, TILE>(positions, start, destination);
                     }
                 }
@@ -101,6 +108,7 @@ struct Sweep<'a> {
     region: &'a Region,
     chunk: Range<usize>,
     source: &'a [f32],
+    block_step: usize,
     /// Of the destination block.
     weights: *const f32,
 }
@@ -144,7 +152,7 @@ impl Sweep<'_> {
         for block in self.chunk.clone() {
             let words = source.channels_of(block).div_ceil(L::FACTORS);
             for tap in &self.region.taps {
-                let offset = (block * source.plane() + tap.offset) / L::FACTORS;
+                let offset = (block * self.block_step + tap.offset) / L::FACTORS;
                 // SAFETY: the weights cover all source blocks and taps, and windows lie within the source.
                 unsafe {
                     let weights = self.weights.add((block * self.c.taps() + tap.index) * BLOCK * BLOCK / L::FACTORS);

@@ -24,9 +24,16 @@ pub(super) struct Planes {
     pub channels: usize,
     /// Height and width.
     pub size: [usize; 2],
+    /// Whether the images of a group lie together block by block, `[block][image]` instead of `[image][block]`.
+    pub by_block: bool,
 }
 
 impl Planes {
+    /// Image after image.
+    pub fn new(channels: usize, size: [usize; 2]) -> Self {
+        Self { channels, size, by_block: false }
+    }
+
     pub fn blocks(&self) -> usize {
         self.channels.div_ceil(BLOCK)
     }
@@ -39,6 +46,16 @@ impl Planes {
     /// Values in one image.
     pub fn image(&self) -> usize {
         self.blocks() * self.plane()
+    }
+
+    /// Values from an image to the next.
+    pub fn image_step(&self) -> usize {
+        if self.by_block { self.plane() } else { self.image() }
+    }
+
+    /// Values from a block to the next, in a group of `images`.
+    pub fn block_step(&self, images: usize) -> usize {
+        if self.by_block { images * self.plane() } else { self.plane() }
     }
 
     /// Channels of `block` that hold values.
@@ -120,8 +137,8 @@ impl Correlation {
                             let from = source.at(row.source(axes[0], y), column.source(axes[1], x));
                             let to = [(0, y), (1, x)].map(|(a, i): (usize, usize)| axes[a].to + i * axes[a].to_step);
                             region.positions.push(Position {
-                                source: (image * source.image() + from) as u32,
-                                destination: (image * destination.image() + destination.at(to[0], to[1])) as u32,
+                                source: (image * source.image_step() + from) as u32,
+                                destination: (image * destination.image_step() + destination.at(to[0], to[1])) as u32,
                             });
                         }
                     }

@@ -5,6 +5,7 @@
 //! threads by cutting a batch into groups of images; every kernel works on the images it is given, in order, so
 //! results do not depend on the cut.
 
+mod arithmetic;
 mod bf16;
 mod convolution;
 mod correlate;
@@ -27,8 +28,9 @@ mod weight_gradient;
 #[cfg(test)]
 mod tests;
 
-pub use bf16::{pair_images, pair_rows};
-pub use convolution::{ConvShape, Convolution};
+pub use arithmetic::Arithmetic;
+pub use bf16::pair_rows;
+pub use convolution::{ConvShape, Convolution, Factor};
 pub use layout::{block_images, blocked_channels, concat, concat_gradient, flatten, flatten_gradient, unblock_rows};
 pub use norm::{
     Mask, NormInputGradient, accumulate_gradient_moments, accumulate_moments, norm_input_gradient, normalize,

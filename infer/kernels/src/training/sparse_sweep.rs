@@ -69,8 +69,8 @@ impl Sweep {
             (place, [row * shape.dilation[0], column * shape.dilation[1]])
         });
         let phase = PhaseAxes { axes, taps: taps.collect() };
-        let source = Planes { channels: shape.in_channels, size: shape.input };
-        let destination = Planes { channels: shape.out_channels, size: shape.output };
+        let source = Planes::new(shape.in_channels, shape.input);
+        let destination = Planes::new(shape.out_channels, shape.output);
         Self::new(source, destination, false, [shape.pads[0], shape.pads[1]], shape.stride[0], vec![phase])
     }
 
@@ -82,8 +82,8 @@ impl Sweep {
             let taps = pairs.map(|(r, c)| (r.place * shape.kernel[1] + c.place, [r.offset, c.offset]));
             PhaseAxes { axes: [r.axis, c.axis], taps: taps.collect() }
         });
-        let source = Planes { channels: shape.out_channels, size: shape.output };
-        let destination = Planes { channels: shape.in_channels, size: shape.input };
+        let source = Planes::new(shape.out_channels, shape.output);
+        let destination = Planes::new(shape.in_channels, shape.input);
         Self::new(source, destination, true, [rows.before, columns.before], 1, phases.collect())
     }
 

@@ -1,9 +1,9 @@
 //! Gradient of a convolution's weights: for each weight, the sum over positions of input times output gradient.
 
 use super::BLOCK;
+use super::arithmetic::Arithmetic;
 use super::correlation::{Correlation, Position, Tap};
 use super::lanes::{Kernel, Lanes, dispatch, dispatch_bf16, dispatch_half, load_each};
-use crate::{Bf16, Isa};
 
 /// Positions taken at a time, so that input and gradient stay in the first-level cache while all weights of a pair of
 /// blocks pass.
@@ -24,14 +24,13 @@ pub(super) struct WeightGradient<'a> {
 }
 
 /// Adds the dense weight gradient of some images.
-pub(super) fn add_weight_gradient(isa: Isa, arguments: WeightGradient) {
+pub(super) fn add_weight_gradient(arithmetic: Arithmetic, arguments: WeightGradient) {
     let channels = arguments.correlation.destination().channels_of(arguments.block);
-    if channels > BLOCK / 2 { dispatch(isa, arguments) } else { dispatch_half(isa, arguments) }
-}
-
-/// Adds the dense weight gradient of some pairs of images in bf16.
-pub(super) fn add_weight_gradient_bf16(bf16: Bf16, arguments: WeightGradient) {
-    dispatch_bf16(bf16, arguments);
+    match arithmetic {
+        Arithmetic::F32(isa) if channels > BLOCK / 2 => dispatch(isa, arguments),
+        Arithmetic::F32(isa) => dispatch_half(isa, arguments),
+        Arithmetic::Bf16(bf16) => dispatch_bf16(bf16, arguments),
+    }
 }
 
 impl Kernel for WeightGradient<'_> {
@@ -41,10 +40,10 @@ impl Kernel for WeightGradient<'_> {
         let pair = c.taps() * BLOCK * BLOCK;
         assert_eq!(self.weight_gradient.len(), c.source().blocks() * pair);
         let regions = c.regions(images, source.len(), output_gradient.len());
-        let gradient = &output_gradient[self.block * c.destination().plane()..];
+        let gradient = &output_gradient[self.block * c.destination().block_step(images)..];
         for (source_block, sums) in self.weight_gradient.chunks_exact_mut(pair).enumerate() {
             let channels = c.source().channels_of(source_block);
-            let source = &source[source_block * c.source().plane()..];
+            let source = &source[source_block * c.source().block_step(images)..];
             for region in regions {
                 let rows = Rows { taps: &region.taps, channels };
                 for strip in region.positions(images).chunks(STRIP) {
@@ -77,6 +76,11 @@ impl Rows<'_> {
         gradient: &[f32],
         sums: &mut [f32],
     ) {
+        if self.channels.is_multiple_of(TILE) {
+            // SAFETY: this function's contract.
+            unsafe { self.add_strip_in_order::<L, TILE>(strip, source, gradient, sums) };
+            return;
+        }
         let mut rows = self.taps.iter().flat_map(|tap| (0..self.channels).map(move |channel| (tap, channel)));
         while let Some(mut row) = rows.next() {
             // The last tile repeats the last row: it computes and stores the same value again.
@@ -100,6 +104,43 @@ impl Rows<'_> {
                 }
                 for r in 0..TILE {
                     tile[r].store(to[r]);
+                }
+            }
+        }
+    }
+    /// [`Rows::add_strip`] where each tile is some channels of one tap: their places then follow one another, and the
+    /// compiler needs no pointer for each.
+    ///
+    /// # Safety
+    /// As for [`Rows::add_strip`].
+    #[inline(always)]
+    unsafe fn add_strip_in_order<L: Lanes, const TILE: usize>(
+        &self,
+        strip: &[Position],
+        source: &[f32],
+        gradient: &[f32],
+        sums: &mut [f32],
+    ) {
+        for tap in self.taps {
+            for first in (0..self.channels).step_by(TILE) {
+                // SAFETY: this function's contract; channels are fewer than the lanes of a block.
+                unsafe {
+                    let to = sums.as_mut_ptr().add((tap.index * BLOCK + first) * BLOCK);
+                    let mut tile = [L::zero(); TILE];
+                    for (r, sum) in tile.iter_mut().enumerate() {
+                        *sum = L::load(to.add(r * BLOCK));
+                    }
+                    let source = source.as_ptr().add(tap.offset + first);
+                    for position in strip {
+                        let gradient = L::load(gradient.as_ptr().add(position.destination as usize));
+                        let from = source.add(position.source as usize);
+                        for (r, sum) in tile.iter_mut().enumerate() {
+                            *sum = sum.add_scaled(from.add(r), gradient);
+                        }
+                    }
+                    for (r, sum) in tile.iter().enumerate() {
+                        sum.store(to.add(r * BLOCK));
+                    }
                 }
             }
         }

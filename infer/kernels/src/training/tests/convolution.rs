@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::guard::both;
-use crate::training::{ConvShape, Convolution, pair_images, pair_rows};
+use crate::training::{Arithmetic, ConvShape, Convolution, Factor, pair_rows};
 use crate::{Bf16, Isa};
 
 /// A shape with its output inferred.
@@ -88,6 +88,20 @@ fn pack(blocks: usize, len: usize, pack: impl Fn(usize, &mut [f32])) -> Vec<f32>
     packed
 }
 
+/// Both factors of a weight gradient.
+fn factors(plan: &Convolution, arithmetic: Arithmetic, x: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
+    [(Factor::Input, x, plan.input_len()), (Factor::OutputGradient, dy, plan.output_len())].map(
+        |(factor, images, len)| {
+            if !plan.arranges(arithmetic) {
+                return images.to_vec();
+            }
+            let mut words = vec![f32::NAN; (images.len() / len).div_ceil(arithmetic.factors()) * len];
+            plan.arrange(arithmetic, factor, images, &mut words);
+            words
+        },
+    )
+}
+
 #[test]
 fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
     both(|| {
@@ -119,19 +133,21 @@ fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
                 let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
                 for isa in Isa::available() {
                     let what = |part| format!("{part} of {s:?}, {images} images, {}", isa.name());
+                    let (f32s, mut scratch) = (Arithmetic::F32(isa), Vec::new());
                     let mut y = vec![f32::NAN; bdy.len()];
-                    plan.forward(isa, &bx, &forward, Some(&padded_bias), &mut y);
+                    plan.forward(f32s, &bx, &forward, Some(&padded_bias), &mut y, &mut scratch);
                     assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
 
                     let mut dx = vec![f32::NAN; bx.len()];
-                    plan.input_gradient(isa, &bdy, &backward, &mut dx, false);
+                    plan.input_gradient(f32s, &bdy, &backward, &mut dx, false, &mut scratch);
                     assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
-                    plan.input_gradient(isa, &bdy, &backward, &mut dx, true);
+                    plan.input_gradient(f32s, &bdy, &backward, &mut dx, true, &mut scratch);
                     let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
                     assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
 
                     let mut packed = vec![0.0; forward.len()];
-                    plan.weight_gradient(isa, 0..plan.output_blocks(), &bx, &bdy, &mut packed);
+                    let [x, dy] = factors(&plan, f32s, &bx, &bdy);
+                    plan.weight_gradient(f32s, 0..plan.output_blocks(), &x, &dy, &mut packed);
                     let mut dw = vec![0.0; w.len()];
                     let per_block = (s.in_channels / s.groups) * s.kernel[0] * s.kernel[1] * BLOCK;
                     for (b, dw) in dw.chunks_mut(per_block).enumerate() {
@@ -153,8 +169,9 @@ fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
         let (x, dy) = (block(20, 30, &values(1, 2 * 20 * 30)), block(50, 30, &values(2, 2 * 50 * 30)));
         let len = plan.forward_block_len();
         let (mut whole, mut part) = (vec![0.0; 4 * len], vec![0.0; 2 * len]);
-        plan.weight_gradient(Isa::best(), 0..4, &x, &dy, &mut whole);
-        plan.weight_gradient(Isa::best(), 1..3, &x, &dy, &mut part);
+        let best = Arithmetic::F32(Isa::best());
+        plan.weight_gradient(best, 0..4, &x, &dy, &mut whole);
+        plan.weight_gradient(best, 1..3, &x, &dy, &mut part);
         assert_eq!(part, whole[len..3 * len]);
     });
 }
@@ -210,24 +227,21 @@ fn convolutions_of_bf16_and_their_gradients_agree_with_the_naive_twin() {
                 let (bx, bdy) = (block(s.in_channels, in_area, &x), block(s.out_channels, out_area, &dy));
                 for bf16 in Bf16::available() {
                     let what = |part| format!("{part} of {s:?}, {images} images, {bf16:?}");
-                    let mut scratch = Vec::new();
+                    let (bf16, mut scratch) = (Arithmetic::Bf16(bf16), Vec::new());
                     let mut y = vec![f32::NAN; bdy.len()];
-                    plan.forward_bf16(bf16, &bx, &forward, Some(&padded_bias), &mut y, &mut scratch);
+                    plan.forward(bf16, &bx, &forward, Some(&padded_bias), &mut y, &mut scratch);
                     assert_close(&what("output"), &unblock(s.out_channels, out_area, &y), &y_expected);
 
                     let mut dx = vec![f32::NAN; bx.len()];
-                    plan.input_gradient_bf16(bf16, &bdy, &backward, &mut dx, false, &mut scratch);
+                    plan.input_gradient(bf16, &bdy, &backward, &mut dx, false, &mut scratch);
                     assert_close(&what("input gradient"), &unblock(s.in_channels, in_area, &dx), &dx_expected);
-                    plan.input_gradient_bf16(bf16, &bdy, &backward, &mut dx, true, &mut scratch);
+                    plan.input_gradient(bf16, &bdy, &backward, &mut dx, true, &mut scratch);
                     let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
                     assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
 
                     let mut packed = vec![0.0; plan.output_blocks() * block_len];
-                    let pairs = images.div_ceil(2);
-                    let mut words = [plan.input_len(), plan.output_len()].map(|len| vec![f32::NAN; pairs * len]);
-                    pair_images(bf16, plan.input_len(), &bx, &mut words[0]);
-                    pair_images(bf16, plan.output_len(), &bdy, &mut words[1]);
-                    plan.weight_gradient_bf16(bf16, 0..plan.output_blocks(), &words[0], &words[1], &mut packed);
+                    let [x, dy] = factors(&plan, bf16, &bx, &bdy);
+                    plan.weight_gradient(bf16, 0..plan.output_blocks(), &x, &dy, &mut packed);
                     let mut dw = vec![0.0; w.len()];
                     for (b, dw) in dw.chunks_mut(plan.block_weights()).enumerate() {
                         plan.unpack_gradient(b, &packed[b * block_len..(b + 1) * block_len], dw);

@@ -1,0 +1,62 @@
+//! What dense convolutions multiply, and how it lies in memory.
+
+use super::bf16::{align, pair_lanes, pair_values};
+use super::correlation::Planes;
+use crate::{Bf16, Isa};
+
+/// What a dense convolution multiplies, by which instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// f32.
+    F32(Isa),
+    /// Inputs, output gradients and weights rounded to bf16, sums in f32. Weights come as words of two, from
+    /// [`super::pair_rows`].
+    Bf16(Bf16),
+}
+
+impl Arithmetic {
+    /// Factors in a word of 32 bits.
+    pub fn factors(self) -> usize {
+        match self {
+            Self::F32(_) => 1,
+            Self::Bf16(_) => 2,
+        }
+    }
+
+    /// A group of `images` as correlations from `planes` read it, in words of neighbouring lanes if in bf16.
+    pub(super) fn lanes<'a>(self, planes: Planes, images: &'a [f32], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        if matches!(self, Self::F32(_)) && !planes.by_block {
+            return images;
+        }
+        let (count, plane) = (images.len() / planes.image(), planes.plane());
+        let words = align(scratch, images.len() / self.factors());
+        for (i, values) in images.chunks_exact(plane).enumerate() {
+            let [image, block] = [i / planes.blocks(), i % planes.blocks()];
+            let place = image * planes.image_step() + block * planes.block_step(count);
+            let words = &mut words[place / self.factors()..][..plane / self.factors()];
+            match self {
+                Self::F32(_) => words.copy_from_slice(values),
+                Self::Bf16(bf16) => pair_lanes(bf16, values, words),
+            }
+        }
+        words
+    }
+
+    /// A group of `images` as weight gradients over `planes` read it: in bf16, two images share words, and an odd last
+    /// one shares them with zeros.
+    pub(super) fn pairs(self, planes: Planes, images: &[f32], words: &mut [f32]) {
+        let (count, plane) = (words.len() / planes.image(), planes.plane());
+        for (pair, images) in images.chunks(self.factors() * planes.image()).enumerate() {
+            let (first, second) = images.split_at(planes.image());
+            for (block, values) in first.chunks_exact(plane).enumerate() {
+                let words = &mut words[pair * planes.image_step() + block * planes.block_step(count)..][..plane];
+                match self {
+                    Self::F32(_) => words.copy_from_slice(values),
+                    Self::Bf16(bf16) => {
+                        pair_values(bf16, values, second.get(block * plane..(block + 1) * plane), words)
+                    }
+                }
+            }
+        }
+    }
+}
