@@ -8,6 +8,7 @@ use std::ops::Range;
 use crate::Isa;
 use crate::grid::Tile;
 use crate::simd::{Kernel, Vector};
+use crate::sparse_conv::PREFETCH;
 use crate::step::Call;
 
 /// Output channels of a block and vectors of a tile at most, which with the operands fill the registers of the tier.
@@ -176,6 +177,7 @@ unsafe fn add_taps<V: Vector, const R: usize, const P: usize, const EDGE: bool>(
             }
         }
         for (weights, offset) in weights.as_chunks::<R>().0.iter().zip(offsets) {
+            V::prefetch(weights.as_ptr().cast::<u8>().wrapping_add(PREFETCH));
             let x = x.byte_add(*offset as usize);
             let mut inputs = [V::splat(0.0); P];
             for (p, input) in inputs.iter_mut().enumerate() {

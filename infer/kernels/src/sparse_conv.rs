@@ -79,8 +79,8 @@ pub(crate) const fn in_flight(rows: usize, vectors: usize) -> usize {
     }
 }
 
-/// Bytes by which taps are asked for ahead of their use: what memory delivers within its latency.
-const PREFETCH: usize = 2 << 10;
+/// Bytes by which weights are asked for ahead of their use: what memory delivers within its latency.
+pub(crate) const PREFETCH: usize = 2 << 10;
 
 /// Taps of a cache line.
 const PER_LINE: usize = 64 / size_of::<Tap>();
