@@ -72,11 +72,11 @@ pub(crate) fn vectors(values: usize, isa: Isa) -> usize {
 /// of which a third are.
 pub(crate) const UNALIGNED: f64 = 1.4;
 
-/// Time of rearranging `positions` positions of one channel, in multiply-adds of a vector: with one lane a gather for
-/// each vector, else a load and a store for each position.
+/// Time of rearranging `positions` positions of one channel, in multiply-adds of a vector: with one lane some
+/// permutations for each vector, else a load and a store for each position.
 pub(crate) fn rearranging(positions: usize, isa: Isa, lanes: usize) -> f64 {
-    const GATHER: f64 = 16.0;
-    const COPY: f64 = 2.0;
+    const GATHER: f64 = 8.0;
+    const COPY: f64 = 6.0;
     if lanes == 1 { GATHER * vectors(positions, isa) as f64 } else { COPY * positions as f64 }
 }
 
@@ -96,7 +96,7 @@ const TILE: usize = 12;
 
 /// Time of a multiply-add whose input is a vector of images and one of several around its output: a tile and what lies
 /// around it then leave the first-level cache sooner than those of one image.
-const AROUND: f64 = 1.3;
+const AROUND: f64 = 1.4;
 
 /// Time of a vector of images, and of a value of one image, of a pooling, in multiply-adds of a vector.
 const POOLING: [f64; 2] = [16.0, 8.0];
@@ -165,7 +165,7 @@ fn of_convolution(
     let arranging = if is_direct {
         0.0
     } else {
-        let panels = conv.kernel[1].saturating_mul(conv.kernel[0].min(conv.stride[0])) as f64;
+        let panels = (0..2).map(|axis| conv.kernel[axis].min(conv.stride[axis]) as f64).product::<f64>();
         panels * x[0] as f64 * rearranging(y[1].saturating_mul(y[2]), isa, lanes)
     };
     let streaming = if bytes > WEIGHTS_STREAMED as f64 { STREAMING * bytes / 64.0 } else { 0.0 };
