@@ -6,6 +6,7 @@ use sr2_bench::{BenchError, OnnxRuntimeError};
 use sr2_export::ExportError;
 use sr2_formats::ErrorKind;
 use sr2_train::TrainError;
+use sr2_train::collective::CollectiveError;
 use sr2_train::sweep::SweepError;
 
 /// The table for `--help`.
@@ -36,16 +37,32 @@ pub struct Stopped {
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// A failure that another process of an MPI job says.
+#[derive(Debug, thiserror::Error)]
+#[error("another process failed")]
+pub struct SaidElsewhere {
+    /// The exit code.
+    pub code: u8,
+}
+
 /// The exit code of a failure.
 pub fn code(error: &anyhow::Error) -> ExitCode {
-    ExitCode::from(error.chain().find_map(code_of).unwrap_or(1))
+    ExitCode::from(number(error))
+}
+
+/// The exit code of a failure as a number.
+pub fn number(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(1)
 }
 
 fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<Stopped>() {
         return Some(128 + error.signal);
     }
-    if error.is::<Usage>() {
+    if let Some(error) = error.downcast_ref::<SaidElsewhere>() {
+        return Some(error.code);
+    }
+    if error.is::<Usage>() || error.is::<CollectiveError>() {
         return Some(2);
     }
     if let Some(error) = error.downcast_ref::<TrainError>() {

@@ -16,6 +16,7 @@ mod export;
 mod infer;
 mod inspect;
 mod model;
+mod processes;
 mod report;
 mod signals;
 mod sweep;
@@ -114,7 +115,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            if !error.is::<exit::SaidElsewhere>() {
+                eprintln!("error: {error:#}");
+            }
             exit::code(&error)
         }
     }

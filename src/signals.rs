@@ -34,8 +34,11 @@ impl Signals {
 
     /// What to say after a stop; `resume` is the command that goes on.
     pub fn stopped(&self, resume: String) -> Stopped {
-        let signal = self.signal.load(Ordering::Relaxed);
-        let name = if signal == SIGTERM as usize { "SIGTERM" } else { "Ctrl-C" };
+        let (signal, name) = match self.signal.load(Ordering::Relaxed) as i32 {
+            SIGINT => (SIGINT, "Ctrl-C"),
+            // No signal of this process's own: another process of the job got it.
+            _ => (SIGTERM, "SIGTERM"),
+        };
         Stopped { signal: signal as u8, name, resume }
     }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use sr2_train::candle_executor::DeviceKind;
+use sr2_train::collective::agree;
 use sr2_train::data::DatasetKind;
 use sr2_train::group::Group;
 use sr2_train::penalty::Penalty;
@@ -15,10 +16,12 @@ use sr2_train::regulariser::Bounds;
 use sr2_train::share::Share;
 use sr2_train::tape::Precision;
 use sr2_train::tensorboard::EventLog;
-use sr2_train::{Config, ExecutorKind, Method, Observer, Outcome, Summary, TrainError};
+use sr2_train::{
+    Config, ExecutorKind, Method, Observer, Outcome, Summary, TrainError, resume_together, train_together,
+};
 
-use crate::Format;
 use crate::signals::Signals;
+use crate::{Format, processes};
 
 /// Train a network and prune it with SR2; no learning rate to tune
 #[derive(Debug, Args)]
@@ -63,7 +66,7 @@ pub struct Arguments {
     /// Instead of --epochs: as many as fit in so many minutes here
     #[arg(long, value_name = "M", conflicts_with = "epochs")]
     minutes: Option<f64>,
-    /// Images a step
+    /// Images a step; under mpirun, in each process
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
     /// sr2; for comparison sr2-paper (the published rule), prox-sgd, prox-gen, magnitude (gradual pruning), one-shot, lamp
@@ -140,16 +143,19 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let config = arguments.resume.is_none().then(|| arguments.config()).transpose()?;
-    let train = |observer: &mut dyn Observer, stop: &AtomicBool| match (&config, &arguments.resume) {
-        (Some(config), _) => sr2_train::train(config, observer, stop),
-        (None, folder) => sr2_train::resume(folder.as_deref().unwrap_or(".".as_ref()), observer, stop),
-    };
-    let summary = until_stopped(|progress, stop| match arguments.tensorboard {
-        true => train(&mut EventLog::new(progress), stop),
-        false => train(progress, stop),
+    let summary = processes::together(|team| {
+        let config = arguments.resume.is_none().then(|| arguments.config()).transpose();
+        let config = agree(&**team, config)?;
+        let train = |observer: &mut dyn Observer, stop: &AtomicBool| match (&config, &arguments.resume) {
+            (Some(config), _) => train_together(config, team, observer, stop),
+            (None, folder) => resume_together(folder.as_deref().unwrap_or(".".as_ref()), team, observer, stop),
+        };
+        until_stopped(|progress, stop| match arguments.tensorboard {
+            true => train(&mut EventLog::new(progress), stop),
+            false => train(progress, stop),
+        })
     })?;
-    arguments.format.print(&summary)
+    summary.map_or(Ok(()), |summary| arguments.format.print(&summary))
 }
 
 /// Trains until the end, or until a signal: then a checkpoint is saved, and the error says how to go on.

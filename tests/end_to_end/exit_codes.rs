@@ -38,6 +38,20 @@ fn unknown_commands_flags_and_values() {
     }
 }
 
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn several_processes_without_mpi() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = |rank: &str| {
+        let mut command = sr2(folder.path(), &["train", "--data", DATA]);
+        command.env("OMPI_COMM_WORLD_SIZE", "2").env("OMPI_COMM_WORLD_RANK", rank);
+        command
+    };
+    refuse(process("0"), 2, &["started as 2 processes by MPI", "without the feature `mpi`", "or start one process"]);
+    let other = process("1").output().unwrap();
+    assert_eq!((other.status.code(), &other.stderr[..]), (Some(2), &b""[..]), "one process says it");
+}
+
 #[test]
 fn configurations_that_cannot_be_used() {
     let folder = tempfile::tempdir().unwrap();

@@ -43,8 +43,10 @@ pub struct Config {
     pub epochs: u64,
     /// Instead of `epochs`: as many as fit in so many minutes here, at the speed of a few steps measured first.
     pub minutes: Option<f64>,
-    /// Images a step.
+    /// Images a step, in each of `processes`.
     pub batch_size: usize,
+    /// Processes whose batches make up one step: those that a run starts with, and later however many share its steps.
+    pub processes: Option<usize>,
     /// How to step.
     pub method: Method,
     /// What makes the weights sparse.
@@ -148,6 +150,7 @@ impl Default for Config {
             epochs: 20,
             minutes: None,
             batch_size: 128,
+            processes: None,
             method: Method::Sr2,
             penalty: Penalty::L0,
             group: None,
@@ -228,6 +231,11 @@ impl Config {
             Self::check_key(path, key)?;
         }
         parse(path, &text)
+    }
+
+    /// Images a step, over all processes.
+    pub fn step_images(&self) -> usize {
+        self.batch_size * self.processes.unwrap_or(1)
     }
 
     /// Refuses a key of the file `path` that no setting has.

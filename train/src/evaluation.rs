@@ -2,6 +2,7 @@
 
 use sr2_models::{Graph, Op};
 
+use crate::collective::Collective;
 use crate::cross_entropy::cross_entropy;
 use crate::data::{BatchLoader, Dataset, EvaluationBatches};
 use crate::executor::{Executor, ExecutorError};
@@ -15,23 +16,26 @@ pub struct Evaluation {
     pub accuracy: f64,
 }
 
-/// Runs the network, batch norm with its running statistics, over all images.
+/// Runs the network, batch norm with its running statistics, over all images; several processes share the batches.
 pub fn evaluate(
     executor: &mut dyn Executor,
     parameters: &[f32],
     dataset: &Dataset,
     batch_size: usize,
+    team: &dyn Collective,
 ) -> Result<Evaluation, ExecutorError> {
     let (mut loss, mut correct) = (0.0, 0);
-    for batch in EvaluationBatches::new(dataset, batch_size) {
+    for batch in EvaluationBatches::new(dataset, batch_size).skip(team.rank()).step_by(team.size()) {
         let count = batch.labels.len();
         let logits = executor.logits(parameters, &batch.images, count)?;
         let result = cross_entropy(&logits, &batch.labels, logits.len() / count, None);
         loss += result.loss * count as f64;
         correct += result.correct;
     }
-    let count = dataset.len() as f64;
-    Ok(Evaluation { loss: loss / count, accuracy: correct as f64 / count })
+    let mut sums = [loss, correct as f64];
+    team.sum_f64(&mut sums);
+    let [loss, accuracy] = sums.map(|sum| sum / dataset.len() as f64);
+    Ok(Evaluation { loss, accuracy })
 }
 
 /// Replaces the running statistics by the plain average over `batches` training batches at `parameters`: during

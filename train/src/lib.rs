@@ -1,6 +1,7 @@
 //! Training: data, proximal operators, SR2 and its rivals, the loop and its run folders.
 
 pub mod candle_executor;
+pub mod collective;
 pub mod config;
 pub mod cross_entropy;
 pub mod data;
@@ -34,4 +35,4 @@ pub use config::{Config, ConfigError, ExecutorKind, Method};
 pub use observer::Observer;
 pub use summary::Summary;
 pub use train_error::TrainError;
-pub use training::{Outcome, resume, train};
+pub use training::{Outcome, resume, resume_together, train, train_together};

@@ -17,12 +17,13 @@ mod tests;
 /// Checkpoints kept, besides `best.safetensors`.
 const KEPT: usize = 2;
 
-/// A run folder that this process holds; the lock goes with the value.
+/// A run folder that this process holds; the lock goes with the value. Or one that another process holds and this one
+/// trains in with it: then nothing is written.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    /// Locked; closing it unlocks.
-    _lock: File,
+    /// Locked, by the process that writes; closing it unlocks.
+    lock: Option<File>,
 }
 
 impl RunFolder {
@@ -52,12 +53,18 @@ impl RunFolder {
         Ok((Self::lock(path.to_path_buf())?, config))
     }
 
+    /// The run that another process has made or taken, and its configuration.
+    pub fn follow(path: &Path) -> Result<(Self, Config), TrainError> {
+        let config = Config::read(&path.join("config.toml"))?;
+        Ok((Self { path: path.into(), lock: None }, config))
+    }
+
     fn lock(path: PathBuf) -> Result<Self, TrainError> {
         let file = path.join("lock");
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
         let lock = open.map_err(|e| Error::io(&file, "create", e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: lock }),
+            Ok(()) => Ok(Self { path, lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => Err(TrainError::RunInUse { folder: path }),
             Err(TryLockError::Error(e)) => Err(Error::io(&file, "lock", e).into()),
         }
@@ -66,6 +73,11 @@ impl RunFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether another process writes.
+    fn follows(&self) -> bool {
+        self.lock.is_none()
     }
 
     fn config_path(&self) -> PathBuf {
@@ -85,6 +97,9 @@ impl RunFolder {
     /// checkpoints are all still there.
     pub fn save(&self, step: u64, checkpoint: &Checkpoint) -> Result<PathBuf, Error> {
         let path = self.path.join(checkpoint::file_name(step));
+        if self.follows() {
+            return Ok(path);
+        }
         checkpoint::write(&path, checkpoint)?;
         let checkpoints = self.checkpoints()?;
         for old in &checkpoints[..checkpoints.len().saturating_sub(KEPT)] {
@@ -95,17 +110,26 @@ impl RunFolder {
 
     /// Writes `best.safetensors`.
     pub fn save_best(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        if self.follows() {
+            return Ok(());
+        }
         checkpoint::write(self.path.join("best.safetensors"), checkpoint)
     }
 
     /// Writes `summary.json`.
     pub fn save_summary(&self, summary: &impl Serialize) -> Result<(), Error> {
+        if self.follows() {
+            return Ok(());
+        }
         let text = serde_json::to_string_pretty(summary).expect("a summary is plain data");
         write_atomic(self.path.join("summary.json"), |w| writeln!(w, "{text}"))
     }
 
     /// Appends one object to `metrics.jsonl`.
     pub fn log(&self, record: &impl Serialize) -> Result<(), Error> {
+        if self.follows() {
+            return Ok(());
+        }
         let path = self.metrics_path();
         let line = serde_json::to_string(record).expect("a record is plain data") + "\n";
         let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes());
@@ -115,6 +139,9 @@ impl RunFolder {
     /// Cuts from `metrics.jsonl` what was logged after `step`, which a resumed run will log again, and a line that a
     /// crash left unfinished.
     pub fn cut_metrics(&self, step: u64) -> Result<(), Error> {
+        if self.follows() {
+            return Ok(());
+        }
         let path = self.metrics_path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,

@@ -44,6 +44,24 @@ pub enum TrainError {
         /// The folder.
         folder: PathBuf,
     },
+    /// Another process of those that train together failed, and says why.
+    #[error("process {process} failed")]
+    Elsewhere {
+        /// Its number.
+        process: usize,
+        /// Its exit code.
+        code: u8,
+    },
+    /// Processes that train together do not hold the same.
+    #[error(
+        "{what} not the same in process {process} as in process 0; give all of them the same program, files and kind of processor"
+    )]
+    OutOfStep {
+        /// What differs.
+        what: &'static str,
+        /// The first process that differs.
+        process: usize,
+    },
     /// A run to resume that has nothing left to do.
     #[error("{}: this run is finished; nothing to resume", folder.display())]
     RunFinished {
@@ -60,7 +78,8 @@ impl TrainError {
             Self::File(_) => 3,
             Self::Config(_) | Self::Loader(LoaderError::BatchSize { .. } | LoaderError::NoWorkers) => 2,
             Self::RunExists { .. } | Self::RunFinished { .. } => 2,
-            Self::Loader(_) | Self::Executor(_) => 1,
+            Self::Elsewhere { code, .. } => *code,
+            Self::Loader(_) | Self::Executor(_) | Self::OutOfStep { .. } => 1,
             Self::Diverged { .. } => 5,
             Self::RunInUse { .. } => 6,
         }

@@ -1,18 +1,17 @@
 //! The training loop: batches through SR2, validation and a checkpoint every epoch, the test set once, at the end.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use sr2_formats::Error;
 use sr2_models::checkpoint::Checkpoint;
-use sr2_models::{Graph, Model, zoo};
+use sr2_models::{Graph, Model};
 
-use crate::config::{Config, ConfigError, Method};
-use crate::data::{
-    BatchLoader, Cifar, Dataset, DatasetKind, LoaderOptions, Position, SPLIT_SEED, holdout_size, locate, split,
-};
+use crate::collective::{Collective, any, part};
+use crate::config::{Config, Method};
+use crate::data::{BatchLoader, LoaderOptions, Position};
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
@@ -25,6 +24,8 @@ use crate::summary::Summary;
 use crate::train_error::TrainError;
 
 mod budget;
+mod entry;
+mod fingerprint;
 mod recipe;
 mod setup;
 mod snapshot;
@@ -33,6 +34,9 @@ mod teacher;
 #[cfg(test)]
 mod tests;
 
+use entry::Images;
+pub(crate) use entry::check_layers;
+pub use entry::{resume, resume_together, train, train_together};
 use snapshot::{Accuracies, Best, Snapshot, State, provenance};
 use teacher::Teacher;
 
@@ -42,15 +46,6 @@ pub(crate) const LOG_EVERY: u64 = 50;
 const RECALIBRATION_BATCHES: usize = 32;
 /// Rejections in a row after which sigma has long been at its cap and no step will be taken any more.
 const ENDLESS_REJECTION: u64 = 100;
-/// The images of a run. The test part is only read when training has ended.
-pub struct Images {
-    /// To train on.
-    pub train: Arc<Dataset>,
-    /// Held out, to measure each epoch.
-    pub validation: Dataset,
-    /// Reads the test images.
-    pub test: Box<dyn FnOnce() -> Result<Dataset, Error>>,
-}
 
 /// How a call to [`train`] or [`resume`] ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,56 +61,11 @@ pub enum Outcome {
     },
 }
 
-/// Trains a network of the zoo, or one from a file, in a new run folder. `stop` is looked at before every step.
-pub fn train(config: &Config, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-    let mut config = config.clone().resolve()?;
-    config.from = config.from.map(absolute).transpose()?;
-    config.teacher = config.teacher.map(absolute).transpose()?;
-    start::teacher(&config)?;
-    let model = start::model(&config)?;
-    setup::check(&config, model.graph())?;
-    let folder = locate(config.dataset, config.data.as_deref())?;
-    let images = images(&folder, config.dataset)?;
-    config.data = Some(absolute(folder)?);
-    if let Some(minutes) = config.minutes.take() {
-        config.epochs = budget::epochs(&config, minutes, &model, &images)?;
-    }
-    let run = RunFolder::create(&config, model.graph().name())?;
-    Session::start(config, run, model, images)?.run(observer, stop)
-}
-
-/// Goes on with the run in `folder` from its last checkpoint, or from the start if it has none.
-pub fn resume(folder: &Path, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-    let (run, config) = RunFolder::open(folder)?;
-    let config = config.resolve()?;
-    let images = images(&locate(config.dataset, config.data.as_deref())?, config.dataset)?;
-    Session::resume(config, run, images)?.run(observer, stop)
-}
-
-/// Checks what a resolved configuration says of the layers of a network of the zoo; those of a file are checked when it
-/// is read.
-pub(crate) fn check_layers(config: &Config) -> Result<(), ConfigError> {
-    if config.from.is_some() {
-        return Ok(());
-    }
-    setup::check(config, &zoo::build(&config.network, config.dataset.classes())?)
-}
-
-fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
-    std::path::absolute(&path).map_err(|e| Error::io(&path, "find", e))
-}
-
-fn images(folder: &Path, kind: DatasetKind) -> Result<Images, TrainError> {
-    let cifar = Cifar::open(folder, kind)?;
-    let all = cifar.load_train()?;
-    let (train, validation) = split(&all, holdout_size(all.len()), SPLIT_SEED);
-    Ok(Images { train: Arc::new(train), validation, test: Box::new(move || cifar.load_test()) })
-}
-
 /// A run in progress.
 struct Session {
     config: Config,
     run: RunFolder,
+    team: Arc<dyn Collective>,
     graph: Graph,
     images: Images,
     loader: BatchLoader,
@@ -147,22 +97,28 @@ impl EpochClock {
 }
 
 impl Session {
-    fn start(config: Config, run: RunFolder, model: Model, images: Images) -> Result<Self, TrainError> {
-        Self::new(config, run, model, images, None, Averages::default())
+    fn start(
+        config: Config,
+        run: RunFolder,
+        model: Model,
+        images: Images,
+        team: Arc<dyn Collective>,
+    ) -> Result<Self, TrainError> {
+        Self::new(config, run, model, images, team, None)
     }
 
-    fn resume(config: Config, run: RunFolder, images: Images) -> Result<Self, TrainError> {
+    fn resume(config: Config, run: RunFolder, images: Images, team: Arc<dyn Collective>) -> Result<Self, TrainError> {
         let Some(path) = run.checkpoints()?.pop() else {
             run.cut_metrics(0)?;
             let model = start::model(&config)?;
-            return Self::start(config, run, model, images);
+            return Self::start(config, run, model, images, team);
         };
         let Snapshot { model, state, averages } = Snapshot::read(&path)?;
         if state.finished {
             return Err(TrainError::RunFinished { folder: run.path().into() });
         }
         run.cut_metrics(state.optimizer.step)?;
-        Self::new(config, run, model, images, Some(state), averages)
+        Self::new(config, run, model, images, team, Some((state, averages)))
     }
 
     fn new(
@@ -170,17 +126,18 @@ impl Session {
         run: RunFolder,
         model: Model,
         images: Images,
-        state: Option<State>,
-        averages: Averages,
+        team: Arc<dyn Collective>,
+        saved: Option<(State, Averages)>,
     ) -> Result<Self, TrainError> {
         let graph = model.graph().clone();
         let layout = ParameterLayout::new(&graph);
         let parameters = flatten(layout.trainable(), model.parameters());
         let buffers = flatten(layout.buffers(), model.parameters());
         let layers = setup::layers(&config, &graph, &layout)?;
-        let position = state.as_ref().map_or(Position::default(), |s| s.position);
+        let position = saved.as_ref().map_or(Position::default(), |(state, _)| state.position);
         let options = LoaderOptions {
-            batch_size: config.batch_size,
+            batch_size: config.step_images(),
+            part: Some(part(&*team, config.step_images())),
             seed: config.seed,
             augment: true,
             workers: config.workers,
@@ -188,16 +145,19 @@ impl Session {
         };
         let loader = BatchLoader::new(images.train.clone(), &options)?;
         let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
-        let executor = setup::executor(&config, &graph, buffers)?;
-        let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model)).transpose()?;
-        let (optimizer, totals, passes, best) = match state {
-            Some(s) => (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.passes, s.best),
+        let executor = setup::executor(&config, &graph, buffers, &team)?;
+        let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model, &team)).transpose()?;
+        let (optimizer, totals, passes, best) = match saved {
+            Some((s, averages)) => {
+                (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.passes, s.best)
+            }
             None => (Optimizer::new(settings, layers), EpochTotals::default(), Passes::default(), None),
         };
         let clock = EpochClock::start();
         Ok(Self {
             config,
             run,
+            team,
             graph,
             images,
             loader,
@@ -213,7 +173,19 @@ impl Session {
         })
     }
 
-    fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    /// Trains to the end, or until told to stop. Where training diverges it does so in every process: one reports it.
+    fn run(self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        if self.team.rank() == 0 {
+            return self.go(observer, stop);
+        }
+        self.go(&mut (), stop).map_err(|error| match error {
+            TrainError::Diverged { .. } => TrainError::Elsewhere { process: 0, code: error.exit_code() },
+            other => other,
+        })
+    }
+
+    fn go(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        self.check_in_step()?;
         let started = Instant::now();
         if self.config.method == Method::Sr2Paper {
             observer.on_warning(
@@ -221,7 +193,7 @@ impl Session {
             );
         }
         let steps = self.config.epochs * self.loader.batches_per_epoch();
-        observer.on_start(self.run.path(), self.optimizer.state().step, steps, self.config.batch_size);
+        observer.on_start(self.run.path(), self.optimizer.state().step, steps, self.config.step_images());
         let plan = self.optimizer.plan();
         observer.on_note(&recipe::describe(plan, &self.config, self.loader.batches_per_epoch()));
         let kept = setup::kept_dense(self.executor.layout(), self.optimizer.layers());
@@ -232,7 +204,7 @@ impl Session {
         let mut guarded = Vec::new();
         self.clock = EpochClock::start();
         while self.position.epoch < self.config.epochs {
-            if stop.load(Ordering::Relaxed) {
+            if any(&*self.team, stop.load(Ordering::Relaxed)) {
                 let step = self.optimizer.state().step;
                 self.save(None)?;
                 return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
@@ -261,7 +233,7 @@ impl Session {
         let mut objective = BatchObjective { executor, batch: &loaded.batch, passes: &mut self.passes, at_point: None };
         let result = self.optimizer.step(&mut self.parameters, &mut objective);
         let at_point = objective.at_point;
-        let images = loaded.batch.labels.len();
+        let images = self.config.step_images();
         loaded.batch.teacher.clear();
         self.loader.recycle(loaded.batch);
         let report = result.map_err(|e| self.diverged(e))?;
@@ -338,6 +310,7 @@ impl Session {
 
     /// Validates, logs and saves; `self.position` is at the start of the next epoch.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.check_in_step()?;
         let images_per_s = self.clock.images_per_s();
         let validation = self.validate()?;
         let census = self.census();
@@ -386,7 +359,7 @@ impl Session {
         let load_test =
             std::mem::replace(&mut self.images.test, Box::new(|| unreachable!("the test set is read once")));
         let batch_size = self.config.batch_size;
-        let test = evaluate(self.executor.as_mut(), &self.parameters, &load_test()?, batch_size)?;
+        let test = evaluate(self.executor.as_mut(), &self.parameters, &load_test()?, batch_size, &*self.team)?;
         let checkpoint = self.save(Some(Accuracies { validation: validation_accuracy, test: test.accuracy }))?;
         let census = self.census();
         let summary = Summary {
@@ -406,7 +379,8 @@ impl Session {
     }
 
     fn validate(&mut self) -> Result<Evaluation, ExecutorError> {
-        evaluate(self.executor.as_mut(), &self.parameters, &self.images.validation, self.config.batch_size)
+        let batch_size = self.config.batch_size;
+        evaluate(self.executor.as_mut(), &self.parameters, &self.images.validation, batch_size, &*self.team)
     }
 
     fn census(&self) -> Census {

@@ -28,6 +28,8 @@ impl Config {
         }
         check((1..=1_000_000).contains(&self.epochs), "epochs", self.epochs, "1 to 1000000")?;
         check((2..=65_536).contains(&self.batch_size), "batch_size", self.batch_size, "2 to 65536")?;
+        let processes = self.processes.unwrap_or(1);
+        check((1..=65_536).contains(&processes), "processes", processes, "1 to 65536")?;
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
         let floor = *self.sigma_floor.get_or_insert(if self.method == Method::AdamW { 300.0 } else { 0.5 });
         check((1e-3..=1e6).contains(&floor), "sigma_floor", floor, "0.001 to 1000000")?;

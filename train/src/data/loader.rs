@@ -4,6 +4,7 @@
 //! consumer takes from the channels in turn. So batches arrive in order, and what they hold depends only on the seed,
 //! the epoch and the batch: not on the number of workers, nor on timing, nor on where the loader started.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -33,6 +34,8 @@ pub struct Position {
 pub struct LoaderOptions {
     /// Images in a batch.
     pub batch_size: usize,
+    /// The images of each batch to deliver: all, or the part of one process of several.
+    pub part: Option<Range<usize>>,
     /// Decides the order of the images and their crops and flips.
     pub seed: u64,
     /// Whether to crop (4 pixels of padding) and flip at random.
@@ -44,9 +47,9 @@ pub struct LoaderOptions {
 }
 
 impl Default for LoaderOptions {
-    /// Batches of 128, augmented, seed 0, one worker, from the beginning.
+    /// Whole batches of 128, augmented, seed 0, one worker, from the beginning.
     fn default() -> Self {
-        Self { batch_size: 128, seed: 0, augment: true, workers: 1, start: Position::default() }
+        Self { batch_size: 128, part: None, seed: 0, augment: true, workers: 1, start: Position::default() }
     }
 }
 
@@ -184,9 +187,10 @@ impl Worker {
 
     fn fill(&self, Position { epoch, batch }: Position, order: &[usize], output: &mut Batch) {
         let LoaderOptions { batch_size, seed, augment, .. } = self.options;
+        let part = self.options.part.clone().unwrap_or(0..batch_size);
         output.images.clear();
         output.labels.clear();
-        for &index in &order[batch as usize * batch_size..][..batch_size] {
+        for &index in &order[batch as usize * batch_size..][part] {
             let augmentation = if augment {
                 Augmentation::draw(&mut Draw::Augmentation { epoch, image: index as u64 }.generator(seed))
             } else {

@@ -15,7 +15,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -25,6 +25,7 @@ use sr2_kernels::training::{block_images, unblock_rows};
 use sr2_kernels::{Aligned, Bf16, Isa};
 use sr2_models::Graph;
 
+use crate::collective::{Alone, Collective};
 use crate::cross_entropy::cross_entropy;
 use crate::distillation::blend;
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
@@ -45,6 +46,7 @@ pub struct TapeExecutor {
     isa: Isa,
     bf16: Option<Bf16>,
     threads: ThreadPool,
+    team: Arc<dyn Collective>,
     scratch: Scratch,
     times: PhaseTimes,
 }
@@ -74,8 +76,11 @@ struct Pass<'a> {
     isa: Isa,
     /// How dense convolutions multiply, unless in f32.
     bf16: Option<Bf16>,
-    /// Images in the batch.
+    /// Images in this process's part of the batch.
     count: usize,
+    /// Images in the batch.
+    whole: usize,
+    team: &'a dyn Collective,
     parameters: &'a [f32],
     scratch: &'a Scratch,
     support: Support,
@@ -134,8 +139,15 @@ impl TapeExecutor {
         let of_threads = (0..threads).map(|_| Mutex::default()).collect();
         let scratch = Scratch { of_threads, words: Mutex::default() };
         let (support, times) = Default::default();
-        let bf16 = None;
-        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, bf16, threads: pool, scratch, times })
+        let (bf16, team) = (None, Arc::new(Alone));
+        Ok(Self { layout, plan, buffers, running, support, max_batch, isa, bf16, threads: pool, team, scratch, times })
+    }
+
+    /// Trains together with other processes from now on: the batch of a call is one with those of the same call in the
+    /// others, and losses, gradients and statistics of batch norm are those of all. [`Executor::logits`] stays this
+    /// process's own.
+    pub fn set_team(&mut self, team: Arc<dyn Collective>) {
+        self.team = team;
     }
 
     /// Trains in this precision from now on; [`Executor::logits`] stays f32.
@@ -201,16 +213,33 @@ impl TapeExecutor {
         self.plan.values[self.plan.output].channels
     }
 
+    /// Images in the batch of which this process has `count`.
+    fn whole(&self, count: usize) -> usize {
+        let mut whole = [count as f64];
+        self.team.sum_f64(&mut whole);
+        whole[0] as usize
+    }
+
+    /// The loss over `whole` images from that over this process's `count`.
+    fn loss_of_all(&self, part: BatchLoss, count: usize, whole: usize) -> BatchLoss {
+        if whole == count {
+            return part;
+        }
+        let mut sums = [part.loss * count as f64, part.correct as f64];
+        self.team.sum_f64(&mut sums);
+        BatchLoss { loss: sums[0] / whole as f64, correct: sums[1] as usize }
+    }
+
     fn forward(
         &mut self,
         parameters: &[f32],
         images: &[f32],
-        count: usize,
+        [count, whole]: [usize; 2],
         statistics: Statistics,
     ) -> Result<(), ExecutorError> {
-        let Self { plan, buffers, running, isa, bf16, threads, scratch, support, times, .. } = self;
+        let Self { plan, buffers, running, isa, bf16, threads, team, scratch, support, times, .. } = self;
         let bf16 = bf16.filter(|_| statistics == Statistics::Batch);
-        let pass = Pass { isa: *isa, bf16, count, parameters, scratch, support: *support };
+        let pass = Pass { isa: *isa, bf16, count, whole, team: &**team, parameters, scratch, support: *support };
         let input = &plan.values[0];
         threads.install(|| {
             let (plain_len, area) = (input.channels * input.area(), input.area());
@@ -248,27 +277,35 @@ impl Executor for TapeExecutor {
         if gradient.len() != parameters.len() {
             return Err(error(format!("a gradient of {} values for {}", gradient.len(), parameters.len())));
         }
-        self.forward(parameters, &batch.images, count, Statistics::Batch)?;
+        let whole = self.whole(count);
+        self.forward(parameters, &batch.images, [count, whole], Statistics::Batch)?;
         let start = Instant::now();
         let (logits, classes) = (self.plain_output(count), self.classes());
         let mut logits_gradient = vec![0.0; logits.len()];
         let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
         let loss = blend(loss, &logits, &batch.teacher, classes, Some(&mut logits_gradient));
+        let loss = self.loss_of_all(loss, count, whole);
+        if whole != count {
+            let weight = (count as f64 / whole as f64) as f32;
+            logits_gradient.iter_mut().for_each(|g| *g *= weight);
+        }
 
-        let Self { plan, buffers, running, isa, bf16, threads, scratch, support, times, .. } = self;
+        let Self { plan, buffers, running, isa, bf16, threads, team, scratch, support, times, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
         gradient.fill(0.0);
         let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
         let rows = buffers[output_gradient].chunks_exact_mut(plan.values[plan.output].len());
         rows.zip(logits_gradient.chunks_exact(classes)).for_each(|(to, row)| block_images(classes, 1, row, to));
         times.rest += start.elapsed();
-        let pass = Pass { isa: *isa, bf16: *bf16, count, parameters, scratch, support: *support };
+        let (isa, bf16, support) = (*isa, *bf16, *support);
+        let pass = Pass { isa, bf16, count, whole, team: &**team, parameters, scratch, support };
         threads.install(|| {
             for step in plan.steps.iter_mut().rev() {
                 step.backward(&pass, &plan.values, buffers, gradient, times);
             }
         });
         self.support.mask(&self.layout, parameters, gradient);
+        self.team.sum_f32(gradient);
         Ok(loss)
     }
 
@@ -278,9 +315,11 @@ impl Executor for TapeExecutor {
 
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {
         let count = self.check(parameters, batch)?;
-        self.forward(parameters, &batch.images, count, Statistics::Batch)?;
+        let whole = self.whole(count);
+        self.forward(parameters, &batch.images, [count, whole], Statistics::Batch)?;
         let (logits, classes) = (self.plain_output(count), self.classes());
-        Ok(blend(cross_entropy(&logits, &batch.labels, classes, None), &logits, &batch.teacher, classes, None))
+        let part = blend(cross_entropy(&logits, &batch.labels, classes, None), &logits, &batch.teacher, classes, None);
+        Ok(self.loss_of_all(part, count, whole))
     }
 
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
@@ -289,7 +328,7 @@ impl Executor for TapeExecutor {
         let image_len = images.len() / count.max(1);
         for images in images.chunks((self.max_batch * image_len).max(1)) {
             let count = images.len() / image_len;
-            self.forward(parameters, images, count, Statistics::Running)?;
+            self.forward(parameters, images, [count; 2], Statistics::Running)?;
             logits.extend(self.plain_output(count));
         }
         Ok(logits)

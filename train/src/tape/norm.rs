@@ -95,22 +95,31 @@ impl Norm {
         Ok(())
     }
 
-    /// Mean and variance of the batch, merged over images in f64 (Chan, Golub and LeVeque 1979).
+    /// Mean and variance of the batch, merged over images in f64 (Chan, Golub and LeVeque 1979), over processes from sums
+    /// of values and of squares.
     fn measure(&mut self, pass: &Pass, shape: &Value, input: &[f32]) -> Result<(), ExecutorError> {
         let (len, area, lanes) = (shape.len(), shape.area(), self.mean.len());
-        self.population = pass.count * area;
+        self.population = pass.whole * area;
         if self.population < 2 {
             return Err(error("batch norm in training needs more than one value a channel; use a larger batch"));
         }
         self.sums.resize(pass.count * 2 * lanes, 0.0);
         let images = self.sums.par_chunks_mut(2 * lanes).zip(input.par_chunks(len));
         images.for_each(|(moments, image)| accumulate_moments(pass.isa, area, image, moments));
-        for c in 0..self.scale.len() {
+        let channels = self.scale.len();
+        let mut moments = vec![0.0; 2 * channels];
+        for c in 0..channels {
             let of_images = || self.sums.chunks_exact(2 * lanes).map(|m| (f64::from(m[c]), f64::from(m[lanes + c])));
             let mean = of_images().map(|(mean, _)| mean).sum::<f64>() / pass.count as f64;
             let squares: f64 = of_images().map(|(m, s)| s + area as f64 * (m - mean) * (m - mean)).sum();
-            self.mean[c] = mean as f32;
-            self.var[c] = squares / self.population as f64;
+            (moments[c], moments[channels + c]) = (mean, squares);
+        }
+        if pass.whole != pass.count {
+            merge_moments(pass, (pass.count * area) as f64, self.population as f64, &mut moments);
+        }
+        for c in 0..channels {
+            self.mean[c] = moments[c] as f32;
+            self.var[c] = moments[channels + c] / self.population as f64;
         }
         Ok(())
     }
@@ -149,12 +158,19 @@ impl Norm {
         let mut parts =
             InputGradient { area, gradient: vec![0.0; lanes], centered: vec![0.0; lanes], constant: vec![0.0; lanes] };
         let population = self.population as f64;
-        for c in 0..self.scale.len() {
-            let total = |lane: usize| self.sums.chunks_exact(2 * lanes).map(|s| f64::from(s[lane])).sum::<f64>();
-            let (sum, sum_centered) = (total(c), total(lanes + c));
+        let total = |lane: usize| self.sums.chunks_exact(2 * lanes).map(|s| f64::from(s[lane])).sum::<f64>();
+        let channels = self.scale.len();
+        let mut totals: Vec<f64> = (0..channels).map(total).chain((0..channels).map(|c| total(lanes + c))).collect();
+        for c in 0..channels {
             let inverse = f64::from(self.inverse_deviation[c]);
-            gradient[self.shift.start + c] += sum as f32;
-            gradient[self.scale.start + c] += (sum_centered * inverse) as f32;
+            gradient[self.shift.start + c] += totals[c] as f32;
+            gradient[self.scale.start + c] += (totals[channels + c] * inverse) as f32;
+        }
+        // The gradients of scale and shift are summed with all others, later.
+        pass.team.sum_f64(&mut totals);
+        for c in 0..channels {
+            let (sum, sum_centered) = (totals[c], totals[channels + c]);
+            let inverse = f64::from(self.inverse_deviation[c]);
             let factor = f64::from(pass.parameters[self.scale.start + c]) * inverse;
             parts.gradient[c] = factor as f32;
             parts.centered[c] = (-factor * inverse * inverse * sum_centered / population) as f32;
@@ -191,6 +207,22 @@ impl Norm {
                 });
             }
         }
+    }
+}
+
+/// From means of the channels and sums of squared distances from them over this process's `own` values a channel to those
+/// over the `population` of all processes, by sums around 0, in f64 since they cancel.
+fn merge_moments(pass: &Pass, own: f64, population: f64, moments: &mut [f64]) {
+    let (means, squares) = moments.split_at_mut(moments.len() / 2);
+    for (mean, square) in means.iter_mut().zip(squares) {
+        *square += own * *mean * *mean;
+        *mean *= own;
+    }
+    pass.team.sum_f64(moments);
+    let (means, squares) = moments.split_at_mut(moments.len() / 2);
+    for (mean, square) in means.iter_mut().zip(squares) {
+        *mean /= population;
+        *square = (*square - population * *mean * *mean).max(0.0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The executor against PyTorch in f64 (`tests/reference/tape.py`), against itself, and on the whole zoo.
 
 mod central_differences;
+mod processes;
 
 use serde::Deserialize;
 use sr2_kernels::Isa;

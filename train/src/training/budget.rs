@@ -1,10 +1,12 @@
 //! How many epochs fit in a given time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sr2_models::Model;
 
 use super::{Images, setup};
+use crate::collective::{Collective, any, part};
 use crate::config::{Config, ConfigError, Method};
 use crate::data::{BatchLoader, LoaderOptions};
 use crate::executor::Executor;
@@ -22,12 +24,19 @@ const OVERHEAD: f64 = 1.1;
 ///
 /// # Errors
 /// If not even one epoch fits.
-pub(super) fn epochs(config: &Config, minutes: f64, model: &Model, images: &Images) -> Result<u64, TrainError> {
+pub(super) fn epochs(
+    config: &Config,
+    minutes: f64,
+    model: &Model,
+    images: &Images,
+    team: &Arc<dyn Collective>,
+) -> Result<u64, TrainError> {
     let layout = ParameterLayout::new(model.graph());
     let parameters = flatten(layout.trainable(), model.parameters());
-    let mut executor = setup::executor(config, model.graph(), flatten(layout.buffers(), model.parameters()))?;
-    let options =
-        LoaderOptions { batch_size: config.batch_size, seed: config.seed, augment: true, ..LoaderOptions::default() };
+    let mut executor = setup::executor(config, model.graph(), flatten(layout.buffers(), model.parameters()), team)?;
+    let batch_size = config.step_images();
+    let part = Some(part(&**team, batch_size));
+    let options = LoaderOptions { batch_size, part, seed: config.seed, augment: true, ..LoaderOptions::default() };
     let mut loader = BatchLoader::new(images.train.clone(), &options)?;
     let mut gradient = vec![0.0; parameters.len()];
     let mut step = |executor: &mut dyn Executor| -> Result<(), TrainError> {
@@ -41,12 +50,13 @@ pub(super) fn epochs(config: &Config, minutes: f64, model: &Model, images: &Imag
     };
     step(executor.as_mut())?;
     let (start, mut steps) = (Instant::now(), 0);
-    while steps < STEPS || (start.elapsed() < TIME && steps < 10 * STEPS) {
+    while any(&**team, steps < STEPS || (start.elapsed() < TIME && steps < 10 * STEPS)) {
         step(executor.as_mut())?;
         steps += 1;
     }
-    let seconds = start.elapsed().as_secs_f64() / f64::from(steps);
-    let epoch = OVERHEAD * seconds * loader.batches_per_epoch() as f64 / 60.0;
+    let mut seconds = [start.elapsed().as_secs_f64() / f64::from(steps)];
+    team.sum_f64(&mut seconds);
+    let epoch = OVERHEAD * seconds[0] / team.size() as f64 * loader.batches_per_epoch() as f64 / 60.0;
     let epochs = (minutes / epoch).floor();
     if epochs < 1.0 {
         let expected = format!("at least {epoch:.3}, the time of one epoch here");

@@ -1,12 +1,14 @@
 //! From a configuration to what runs it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use sr2_models::{Graph, Op};
 use wildmatch::WildMatch;
 
 use super::recipe;
 use crate::candle_executor::{CandleExecutor, DeviceKind};
+use crate::collective::Collective;
 use crate::config::{Config, ConfigError, ExecutorKind, Method};
 use crate::direction::Direction;
 use crate::executor::{Executor, ExecutorError};
@@ -26,20 +28,44 @@ const WEIGHT_DECAY: f64 = 0.01;
 /// ProxGEN's learning rate (arXiv 2007.07484, section 5).
 const PROX_GEN_RATE: f64 = 1e-3;
 
-pub(super) fn executor(config: &Config, graph: &Graph, buffers: Vec<f32>) -> Result<Box<dyn Executor>, ExecutorError> {
-    let tape = match config.executor {
-        ExecutorKind::Auto => config.device == DeviceKind::Cpu,
-        ExecutorKind::Tape => true,
-        ExecutorKind::Candle => false,
-    };
-    if !tape {
+/// What computes `graph`, together with the processes of `team`.
+pub(super) fn executor(
+    config: &Config,
+    graph: &Graph,
+    buffers: Vec<f32>,
+    team: &Arc<dyn Collective>,
+) -> Result<Box<dyn Executor>, ExecutorError> {
+    if !is_tape(config) {
         return Ok(Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?));
     }
     let threads = config.threads.expect("the configuration is resolved");
-    let mut executor = TapeExecutor::new(graph, config.batch_size, threads)?;
+    let mut executor = TapeExecutor::new(graph, config.step_images().div_ceil(team.size()), threads)?;
     executor.set_precision(config.precision)?;
     executor.set_buffers(&buffers);
+    executor.set_team(team.clone());
     Ok(Box::new(executor))
+}
+
+fn is_tape(config: &Config) -> bool {
+    match config.executor {
+        ExecutorKind::Auto => config.device == DeviceKind::Cpu,
+        ExecutorKind::Tape => true,
+        ExecutorKind::Candle => false,
+    }
+}
+
+/// Checks that the run can be shared by so many processes.
+pub(super) fn check_processes(config: &Config, processes: usize) -> Result<(), ConfigError> {
+    let value = |key, found: String, expected: String| Err(ConfigError::Value { key, found, expected });
+    let images = config.step_images();
+    match processes {
+        1 => Ok(()),
+        _ if !is_tape(config) => value("executor", "candle".into(), "tape with several processes".into()),
+        _ if images < processes => {
+            value("batch_size", images.to_string(), format!("an image for each of {processes} processes"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks what a configuration says of a graph's layers.

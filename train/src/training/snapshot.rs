@@ -117,7 +117,7 @@ pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accurac
         ("ema", json!(config.ema)),
         ("debias", json!(config.debias)),
         ("epochs", json!(config.epochs)),
-        ("batch_size", json!(config.batch_size)),
+        ("batch_size", json!(config.step_images())),
         ("seed", json!(config.seed)),
         ("steps", json!(steps)),
     ]

@@ -1,8 +1,11 @@
 //! The network whose outputs a run distils.
 
+use std::sync::Arc;
+
 use sr2_models::Model;
 
 use super::setup;
+use crate::collective::Collective;
 use crate::config::Config;
 use crate::executor::{Batch, Executor, ExecutorError};
 use crate::layout::flatten;
@@ -14,11 +17,11 @@ pub(super) struct Teacher {
 }
 
 impl Teacher {
-    pub(super) fn new(config: &Config, model: &Model) -> Result<Self, ExecutorError> {
+    pub(super) fn new(config: &Config, model: &Model, team: &Arc<dyn Collective>) -> Result<Self, ExecutorError> {
         let layout = crate::layout::ParameterLayout::new(model.graph());
         let [parameters, buffers] =
             [layout.trainable(), layout.buffers()].map(|segments| flatten(segments, model.parameters()));
-        Ok(Self { executor: setup::executor(config, model.graph(), buffers)?, parameters })
+        Ok(Self { executor: setup::executor(config, model.graph(), buffers, team)?, parameters })
     }
 
     /// Its logits `[count, classes]`.

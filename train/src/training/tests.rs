@@ -1,10 +1,16 @@
+mod processes;
+
+use std::path::Path;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_models::checkpoint;
 use sr2_models::initialisation::initialise;
 use sr2_models::{BatchNormalization, Conv, Gemm, GraphBuilder, Node, Op};
 
+use super::entry::alone;
 use super::*;
+use crate::data::{Dataset, DatasetKind};
 use crate::executor::Support;
 
 const BATCH: usize = 16;
@@ -79,12 +85,12 @@ fn fresh(config: &Config) -> Session {
 fn started(config: &Config) -> Result<Session, TrainError> {
     let parameters = initialise(&graph(), config.seed);
     let model = Model::try_new(graph(), parameters).unwrap();
-    Session::start(config.clone(), RunFolder::create(config, "tiny").unwrap(), model, tiny_images())
+    Session::start(config.clone(), RunFolder::create(config, "tiny").unwrap(), model, tiny_images(), alone())
 }
 
 fn reopened(folder: &Path) -> Result<Session, TrainError> {
     let (run, config) = RunFolder::open(folder)?;
-    Session::resume(config, run, tiny_images())
+    Session::resume(config, run, tiny_images(), alone())
 }
 
 fn finish(session: Session) -> Summary {
@@ -171,7 +177,7 @@ fn a_budget_of_minutes_becomes_epochs() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let model = Model::try_new(graph(), initialise(&graph(), 0)).unwrap();
-    let epochs = |minutes| budget::epochs(&config, minutes, &model, &tiny_images());
+    let epochs = |minutes| budget::epochs(&config, minutes, &model, &tiny_images(), &alone());
     assert!(epochs(1.0).unwrap() > 1);
     let error = epochs(1e-9).unwrap_err();
     assert!(error.to_string().starts_with("minutes is 0.000000001, expected at least 0.0"), "{error}");

@@ -92,7 +92,7 @@ fn augmentations_are_uniform_over_places_and_flips() {
 }
 
 fn options(workers: usize, start: Position) -> LoaderOptions {
-    LoaderOptions { batch_size: 7, seed: 42, augment: true, workers, start }
+    LoaderOptions { batch_size: 7, part: None, seed: 42, augment: true, workers, start }
 }
 
 fn take(loader: &mut BatchLoader, count: usize) -> Vec<LoadedBatch> {
@@ -123,6 +123,21 @@ fn batches_are_the_same_bits_for_any_workers_and_any_start() {
         let position = expected[start].position;
         let mut loader = BatchLoader::new(dataset.clone(), &options(2, position)).unwrap();
         assert_eq!(take(&mut loader, 17 - start), expected[start..], "from {position:?}");
+    }
+}
+
+#[test]
+fn parts_of_batches_are_those_of_the_whole() {
+    let dataset = Arc::new(synthetic(DatasetKind::Cifar10, 40));
+    let batches = |part| {
+        let options = LoaderOptions { part, ..options(2, Position { epoch: 0, batch: 3 }) };
+        take(&mut BatchLoader::new(dataset.clone(), &options).unwrap(), 6)
+    };
+    let parts = [batches(Some(0..3)), batches(Some(3..7))];
+    for ((whole, first), last) in batches(None).iter().zip(&parts[0]).zip(&parts[1]) {
+        assert_eq!([first.position, last.position], [whole.position; 2]);
+        assert_eq!([&first.batch.labels[..], &last.batch.labels].concat(), whole.batch.labels);
+        assert_eq!([&first.batch.images[..], &last.batch.images].concat(), whole.batch.images);
     }
 }
 
