@@ -7,6 +7,16 @@ use sr2_models::{Model, Node};
 use super::*;
 use crate::layout::{flatten, unflatten};
 
+/// Where the tests compute: `SR2_TEST_DEVICE`, cpu by default. A device that is not there fails them.
+pub(crate) fn test_device() -> DeviceKind {
+    match std::env::var("SR2_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("" | "cpu") => DeviceKind::Cpu,
+        Ok("cuda") if cfg!(feature = "cuda") => DeviceKind::Cuda,
+        Ok("cuda") => panic!("SR2_TEST_DEVICE is cuda; build the tests with --features cuda"),
+        Ok(other) => panic!("SR2_TEST_DEVICE is {other:?}, expected cpu or cuda"),
+    }
+}
+
 #[derive(Deserialize)]
 struct Stored {
     shape: Vec<usize>,
@@ -50,7 +60,7 @@ fn setup() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
     let layout = ParameterLayout::new(model.graph());
     let flat = flatten(layout.trainable(), model.parameters());
     let buffers = flatten(layout.buffers(), model.parameters());
-    let executor = CandleExecutor::new(reference.graph.clone(), buffers, DeviceKind::Cpu).unwrap();
+    let executor = CandleExecutor::new(reference.graph.clone(), buffers, test_device()).unwrap();
     let batch = Batch { images: reference.images.clone(), labels: reference.labels.clone(), ..Batch::default() };
     (reference, executor, flat, batch)
 }
@@ -97,7 +107,7 @@ fn the_same_call_gives_the_same_bits() {
 
 #[test]
 fn relu_has_gradient_zero_at_zero() {
-    let x = Var::from_slice(&[-1f32, 0.0, 2.0], 3, &Device::Cpu).unwrap();
+    let x = Var::from_slice(&[-1f32, 0.0, 2.0], 3, &open(test_device()).unwrap()).unwrap();
     let y = ops::apply(&Op::Relu, &[x.as_tensor().clone()], &HashMap::new()).unwrap();
     assert_eq!(y.to_vec1::<f32>().unwrap(), [0.0, 0.0, 2.0]);
     let gradients = y.sum_all().unwrap().backward().unwrap();

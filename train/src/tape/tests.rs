@@ -8,7 +8,8 @@ use sr2_kernels::Isa;
 use sr2_models::{Clip, Conv, Gemm, Graph, GraphBuilder, Node, Op, ParameterRole, zoo};
 
 use super::{Precision, TapeExecutor};
-use crate::candle_executor::{CandleExecutor, DeviceKind};
+use crate::candle_executor::CandleExecutor;
+use crate::candle_executor::tests::test_device;
 use crate::executor::{Batch, Executor, Support};
 
 /// Largest difference of a gradient, relative to the largest value of its parameter, that f32 rounding may cause.
@@ -191,7 +192,7 @@ fn sparse_case(executor: &TapeExecutor, graph: &Graph) -> (Vec<f32>, Batch) {
 fn assert_is_candles(case: impl Fn(&TapeExecutor, &Graph) -> (Vec<f32>, Batch)) {
     let graph = zoo::build("resnet8", 10).unwrap();
     let mut tape = TapeExecutor::new(&graph, 17, 2).unwrap();
-    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), DeviceKind::Cpu).unwrap();
+    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), test_device()).unwrap();
     let (x, batch) = case(&tape, &graph);
     let (mut found, mut expected) = (vec![0.0; x.len()], vec![0.0; x.len()]);
     let losses = [
@@ -243,7 +244,7 @@ fn assert_frozen_is_masked(executor: &mut impl Executor, x: &[f32], batch: &Batc
 fn zeros_of_a_frozen_support_have_no_gradient() {
     let graph = zoo::build("resnet8", 10).unwrap();
     let mut tape = TapeExecutor::new(&graph, 17, 2).unwrap();
-    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), DeviceKind::Cpu).unwrap();
+    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), test_device()).unwrap();
     let (x, sparse_batch) = sparse_case(&tape, &graph);
     assert_frozen_is_masked(&mut tape, &x, &sparse_batch);
     // Too few images for the sparse kernels.

@@ -1,3 +1,4 @@
+mod devices;
 mod processes;
 
 use std::path::Path;
