@@ -1,4 +1,4 @@
-//! Times training steps on the CPU, split by phase: `cpu_step --help`.
+//! Times training steps on the CPU, split by phase, or in candle on a CUDA device: `cpu_step --help`.
 //!
 //! One row a network, executor, kind of step and sparsity: median milliseconds, images a second, GFLOP/s of the
 //! convolutions and linear layers of a dense network (two operations a multiply-add, three passes a step, padded lanes
@@ -24,13 +24,13 @@ use sr2_train::share::{PenalisedLayer, Share};
 use sr2_train::sr2::Sr2;
 use sr2_train::tape::{PhaseTimes, Precision, TapeExecutor};
 
-/// Times training steps on the CPU, split by phase.
+/// Times training steps on the CPU, split by phase, or in candle on a CUDA device.
 #[derive(Parser)]
 struct Options {
     /// Networks of the zoo.
     #[arg(long, value_delimiter = ',', default_value = "resnet20")]
     networks: Vec<String>,
-    /// Candle is stock candle; its steps take seconds.
+    /// Candle is stock candle; its steps take seconds. Cuda is candle on the first CUDA device.
     #[arg(long, value_delimiter = ',', default_value = "candle,tape")]
     executors: Vec<Engine>,
     /// Kinds of step.
@@ -58,6 +58,7 @@ struct Options {
 #[serde(rename_all = "lowercase")]
 enum Engine {
     Candle,
+    Cuda,
     Tape,
 }
 
@@ -88,7 +89,8 @@ struct Row {
     phases_ms: Option<[f64; PHASES.len()]>,
     /// Of a dense network, whatever the sparsity.
     gflops: f64,
-    peak_percent: f64,
+    /// Of the CPU's.
+    peak_percent: Option<f64>,
     peak_rss_mb: Option<u64>,
 }
 
@@ -135,7 +137,8 @@ impl Running {
         for segment in layout.buffers().iter().filter(|s| s.spec.role == ParameterRole::RunningVar) {
             buffers[segment.range.clone()].fill(1.0);
         }
-        Ok(Self::Candle(CandleExecutor::new(graph.clone(), buffers, DeviceKind::Cpu)?))
+        let device = if engine == Engine::Cuda { DeviceKind::Cuda } else { DeviceKind::Cpu };
+        Ok(Self::Candle(CandleExecutor::new(graph.clone(), buffers, device)?))
     }
 
     fn get(&mut self) -> &mut dyn Executor {
@@ -224,7 +227,7 @@ fn measure(
     let multiplications = TapeExecutor::new(graph, 1, 1)?.multiplications() * options.batch;
     let gflops = 2e-6 * passes * multiplications as f64 / step_ms;
     let isa = Isa::from_env()?;
-    let peak = peak_flops(isa, options.threads) / 1e9;
+    let peak = (engine != Engine::Cuda).then(|| peak_flops(isa, options.threads) / 1e9);
     Ok(Row {
         network: graph.name().into(),
         executor: engine,
@@ -236,7 +239,7 @@ fn measure(
         images_per_s: options.batch as f64 * 1e3 / step_ms,
         phases_ms,
         gflops,
-        peak_percent: 100.0 * gflops / peak,
+        peak_percent: peak.map(|peak| 100.0 * gflops / peak),
         peak_rss_mb: peak_rss_mb(),
     })
 }
@@ -313,7 +316,8 @@ fn table(rows: &[Row]) -> Table {
         let phases = (0..PHASES.len()).map(|i| row.phases_ms.map_or("-".into(), |p| format!("{:.1}", p[i])));
         let start = [row.network.clone(), name(row.executor), name(row.kind), row.sparsity.to_string()];
         let speed = [format!("{:.1}", row.step_ms), format!("{:.0}", row.images_per_s)];
-        let peak = [format!("{:.0}", row.gflops), format!("{:.0}", row.peak_percent)];
+        let percent = row.peak_percent.map_or("-".into(), |percent| format!("{percent:.0}"));
+        let peak = [format!("{:.0}", row.gflops), percent];
         table.add_row(start.into_iter().chain(speed).chain(phases).chain(peak));
     }
     table
