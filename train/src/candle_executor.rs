@@ -42,11 +42,11 @@ enum Mode {
     Inference,
 }
 
-/// Mean and unbiased variance of a batch, seen by one batch-norm node.
+/// Mean and unbiased variance of a batch, seen by one batch-norm node, on the device.
 struct BatchStatistics {
     norm: BatchNormalization,
-    mean: Vec<f32>,
-    var: Vec<f32>,
+    mean: Tensor,
+    var: Tensor,
 }
 
 impl CandleExecutor {
@@ -71,9 +71,11 @@ impl CandleExecutor {
         })
     }
 
+    /// Views of one tensor that is copied to the device at once.
     fn tensors(&self, segments: &[Segment], flat: &[f32]) -> candle_core::Result<HashMap<String, Tensor>> {
+        let all = Tensor::from_slice(flat, flat.len(), &self.device)?;
         let tensor = |s: &Segment| {
-            let tensor = Tensor::from_slice(&flat[s.range.clone()], s.spec.shape.as_slice(), &self.device)?;
+            let tensor = all.narrow(0, s.range.start, s.range.len())?.reshape(s.spec.shape.as_slice())?;
             Ok((s.spec.name.clone(), tensor))
         };
         segments.iter().map(tensor).collect()
@@ -99,8 +101,7 @@ impl CandleExecutor {
             let output = match &node.op {
                 Op::BatchNormalization(norm) if mode == Mode::Training => {
                     let (output, mean, var) = ops::batch_norm_training(norm, &inputs[0], tensors)?;
-                    let to_vec = |t: Tensor| t.flatten_all()?.to_vec1();
-                    statistics.push(BatchStatistics { norm: norm.clone(), mean: to_vec(mean)?, var: to_vec(var)? });
+                    statistics.push(BatchStatistics { norm: norm.clone(), mean, var });
                     output
                 }
                 op => ops::apply(op, &inputs, tensors)?,
@@ -117,16 +118,19 @@ impl CandleExecutor {
     }
 
     /// Moves the running statistics as PyTorch does: `(1 - momentum) running + momentum batch`.
-    fn move_running(&mut self, statistics: &[BatchStatistics]) {
-        for BatchStatistics { norm, mean, var } in statistics {
-            for (name, batch) in [(&norm.mean, mean), (&norm.var, var)] {
+    fn move_running(&mut self, statistics: &[BatchStatistics]) -> candle_core::Result<()> {
+        let batch = together(statistics.iter().flat_map(|s| [s.mean.clone(), s.var.clone()]))?;
+        let mut batch = batch.iter();
+        for BatchStatistics { norm, .. } in statistics {
+            for name in [&norm.mean, &norm.var] {
                 let segment = self.layout.buffers().iter().find(|s| s.spec.name == *name);
                 let range = segment.expect("every buffer has a segment").range.clone();
-                for (running, batch) in self.buffers[range].iter_mut().zip(batch) {
+                for (running, batch) in self.buffers[range].iter_mut().zip(&mut batch) {
                     *running = (1.0 - norm.momentum) * *running + norm.momentum * batch;
                 }
             }
         }
+        Ok(())
     }
 
     fn try_gradient(
@@ -147,13 +151,15 @@ impl CandleExecutor {
         let labels = Tensor::from_slice(&batch.labels, batch.labels.len(), &self.device)?;
         let gradients = candle_nn::loss::cross_entropy(&logits, &labels)?.backward()?;
         gradient.fill(0.0);
-        for segment in self.layout.trainable() {
-            if let Some(g) = gradients.get(&variables[&segment.spec.name]) {
-                gradient[segment.range.clone()].copy_from_slice(&flat(g)?);
-            }
+        let of = |segment: &Segment| gradients.get(&variables[&segment.spec.name]).cloned();
+        let values = together(self.layout.trainable().iter().filter_map(of))?;
+        let mut values = values.as_slice();
+        for segment in self.layout.trainable().iter().filter(|segment| of(segment).is_some()) {
+            let own = values.split_off(..segment.range.len()).expect("a gradient has the shape of its parameter");
+            gradient[segment.range.clone()].copy_from_slice(own);
         }
         self.support.mask(&self.layout, parameters, gradient);
-        self.move_running(&statistics);
+        self.move_running(&statistics)?;
         Ok(cross_entropy(&flat(&logits)?, &batch.labels, logits.dim(1)?, None))
     }
 
@@ -206,6 +212,12 @@ impl Executor for CandleExecutor {
     fn set_buffers(&mut self, buffers: &[f32]) {
         self.buffers.copy_from_slice(buffers);
     }
+}
+
+/// The values of all tensors, one after the other, in one copy from the device.
+fn together(tensors: impl Iterator<Item = Tensor>) -> candle_core::Result<Vec<f32>> {
+    let tensors: Vec<Tensor> = tensors.map(|tensor| tensor.flatten_all()).collect::<candle_core::Result<_>>()?;
+    if tensors.is_empty() { Ok(Vec::new()) } else { flat(&Tensor::cat(&tensors, 0)?) }
 }
 
 fn flat(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
