@@ -54,11 +54,12 @@ impl Part {
         len * self.index / self.count..len * (self.index + 1) / self.count
     }
 
-    /// The rows and the tiles of this share of a convolution, whose rows cost as in [`Part::weighted`]: rows where there
-    /// are enough for every thread.
+    /// The rows and the tiles of this share of a convolution, whose rows cost as in [`Part::weighted`]: tiles where they
+    /// part evenly, as a thread then finds most of what it reads in its own cache, where it wrote it a layer before; else
+    /// rows where there are enough for every thread.
     pub(crate) fn rows_or_tiles(self, cumulative: &[u64], tiles: usize) -> (Range<usize>, Range<usize>) {
         let rows = cumulative.len() - 1;
-        if rows < 4 * self.count && tiles >= self.count {
+        if tiles.is_multiple_of(self.count) || rows < 4 * self.count && tiles >= self.count {
             (0..rows, self.of(tiles))
         } else {
             (self.weighted(cumulative), 0..tiles)
