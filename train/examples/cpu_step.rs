@@ -4,6 +4,7 @@
 //! convolutions and linear layers of a dense network (two operations a multiply-add, three passes a step, padded lanes
 //! not counted) and what they are of the peak measured in the same run. Random weights; zeros at random places.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -14,6 +15,7 @@ use serde::Serialize;
 use sr2_kernels::{Isa, peak_flops};
 use sr2_models::{Graph, ParameterRole, zoo};
 use sr2_train::candle_executor::{CandleExecutor, DeviceKind};
+use sr2_train::data::{BatchLoader, Dataset, DatasetKind, IMAGE_BYTES, LoaderError, LoaderOptions};
 use sr2_train::direction::Direction;
 use sr2_train::executor::{Batch, Executor, ExecutorError, Support};
 use sr2_train::layout::ParameterLayout;
@@ -42,6 +44,10 @@ struct Options {
     /// Compute dense convolutions of the tape in bf16.
     #[arg(long)]
     bf16: bool,
+    /// Each step takes a new batch from the loader, shuffled, cropped and flipped, instead of always the same; the
+    /// images are noise.
+    #[arg(long)]
+    loader: bool,
     #[arg(long, default_value_t = 128)]
     batch: usize,
     #[arg(long, default_value_t = 2)]
@@ -165,7 +171,8 @@ fn measure(
 ) -> Result<Row, Box<dyn std::error::Error>> {
     let layout = ParameterLayout::new(graph);
     let mut parameters = parameters(&layout, sparsity);
-    let batch = batch(graph, options.batch);
+    let mut batch = batch(graph, options.batch);
+    let mut loader = options.loader.then(|| loader(options.batch)).transpose()?;
     let mut gradient = vec![0.0; parameters.len()];
     let ranges = layout.trainable().iter().filter(|s| s.spec.role.is_prunable()).map(|s| s.range.clone());
     let prunable: Vec<_> = ranges.collect();
@@ -189,6 +196,10 @@ fn measure(
         running.get().set_support(Support::Frozen);
     }
     let mut step = |running: &mut Running| -> Result<(), Box<dyn std::error::Error>> {
+        if let Some(loader) = &mut loader {
+            let next = loader.next_batch().batch;
+            loader.recycle(std::mem::replace(&mut batch, next));
+        }
         match kind {
             Kind::Loss => drop(running.get().loss(&parameters, &batch)?),
             Kind::Step | Kind::Frozen => {
@@ -277,6 +288,15 @@ fn parameters(layout: &ParameterLayout, sparsity: u32) -> Vec<f32> {
         }
     }
     parameters
+}
+
+/// Batches of so many images out of an epoch of 10,000.
+fn loader(batch_size: usize) -> Result<BatchLoader, LoaderError> {
+    let images = 10_000;
+    let pixels = (0..images * IMAGE_BYTES).map(|i| (127.0 * (1.0 + noise(i))) as u8).collect();
+    let labels = (0..images).map(|i| (i % 10) as u8).collect();
+    let dataset = Arc::new(Dataset::new(DatasetKind::Cifar10, pixels, labels));
+    BatchLoader::new(dataset, &LoaderOptions { batch_size, ..LoaderOptions::default() })
 }
 
 fn batch(graph: &Graph, count: usize) -> Batch {

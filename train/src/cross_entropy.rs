@@ -1,5 +1,7 @@
 //! The training loss.
 
+use rayon::prelude::*;
+
 use crate::executor::BatchLoss;
 
 /// Mean cross-entropy `-log softmax(z)_label` over the rows of `logits` `[labels.len(), classes]`, in f64, and its
@@ -10,30 +12,44 @@ use crate::executor::BatchLoss;
 ///
 /// # Panics
 /// If the lengths do not fit, or a label is not below `classes`.
-pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, mut gradient: Option<&mut [f32]>) -> BatchLoss {
+pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, gradient: Option<&mut [f32]>) -> BatchLoss {
     assert_eq!(logits.len(), labels.len() * classes, "logits of {} images, {classes} classes", labels.len());
     if let Some(gradient) = &gradient {
         assert_eq!(gradient.len(), logits.len(), "gradient of the logits");
     }
     let count = labels.len() as f64;
-    let mut sum = 0.0;
-    let mut correct = 0;
-    for (row, (z, &label)) in logits.chunks_exact(classes).zip(labels).enumerate() {
-        let label = label as usize;
-        assert!(label < classes, "label {label} of {classes} classes");
-        let best = (1..classes).fold(0, |best, c| if z[c] > z[best] { c } else { best });
-        correct += usize::from(best == label);
-        let largest = f64::from(z[best]);
-        let total: f64 = z.iter().map(|z| (f64::from(*z) - largest).exp()).sum();
-        sum += total.ln() + largest - f64::from(z[label]);
-        if let Some(gradient) = &mut gradient {
-            for (c, g) in gradient[row * classes..][..classes].iter_mut().enumerate() {
-                let target = f64::from(u8::from(c == label));
-                *g = (((f64::from(z[c]) - largest).exp() / total - target) / count) as f32;
-            }
+    let rows = logits.par_chunks_exact(classes).zip(labels).with_min_len(ROWS_TOGETHER);
+    let losses: Vec<(f64, bool)> = match gradient {
+        None => rows.map(|(z, label)| row_loss(z, *label, count, None)).collect(),
+        Some(gradient) => {
+            let rows = rows.zip(gradient.par_chunks_exact_mut(classes));
+            rows.map(|((z, label), gradient)| row_loss(z, *label, count, Some(gradient))).collect()
+        }
+    };
+    // In the rows' order, whatever thread computed them.
+    BatchLoss {
+        loss: losses.iter().map(|(loss, _)| loss).sum::<f64>() / count,
+        correct: losses.iter().filter(|(_, right)| *right).count(),
+    }
+}
+
+/// Rows that are worth a task.
+const ROWS_TOGETHER: usize = 32;
+
+/// Loss of one row, whether it is right, and its part of the gradient of a mean over `count` rows.
+fn row_loss(z: &[f32], label: u32, count: f64, gradient: Option<&mut [f32]>) -> (f64, bool) {
+    let (label, classes) = (label as usize, z.len());
+    assert!(label < classes, "label {label} of {classes} classes");
+    let best = (1..classes).fold(0, |best, c| if z[c] > z[best] { c } else { best });
+    let largest = f64::from(z[best]);
+    let total: f64 = z.iter().map(|z| (f64::from(*z) - largest).exp()).sum();
+    if let Some(gradient) = gradient {
+        for (c, g) in gradient.iter_mut().enumerate() {
+            let target = f64::from(u8::from(c == label));
+            *g = (((f64::from(z[c]) - largest).exp() / total - target) / count) as f32;
         }
     }
-    BatchLoss { loss: sum / count, correct }
+    (total.ln() + largest - f64::from(z[label]), best == label)
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use std::time::Instant;
 
 use sr2_kernels::Isa;
 use sr2_kernels::training::{
-    Arithmetic, ConvShape, Convolution, Factor, SparseConvolution, SparseInputGradient, SparseWeightGradient,
-    SparseWeights,
+    Arithmetic, ConvShape, Convolution, SparseConvolution, SparseInputGradient, SparseWeightGradient, SparseWeights,
 };
 
 /// Channels in and out, size, kernel, stride.
@@ -65,19 +64,11 @@ fn measure(shape: ConvShape, images: usize, arithmetic: Arithmetic, zeros: &[u64
     let packed = vec![0.5; dense.output_blocks() * dense.forward_block_len()];
     let packed_backward = vec![0.5; dense.input_blocks() * dense.backward_block_len()];
     let mut sums = packed.clone();
-    let [mut x_words, mut dy_words] = [&x, &dy].map(|images| vec![0.5; images.len() / arithmetic.factors()]);
+    let blocks = 0..dense.output_blocks();
     let dense_ms = [
         time(|| dense.forward(arithmetic, &x, &packed, None, &mut y, &mut scratch)),
         time(|| dense.input_gradient(arithmetic, &dy, &packed_backward, &mut dx, false, &mut scratch)),
-        time(|| {
-            let mut factors = [&x[..], &dy[..]];
-            if dense.arranges(arithmetic) {
-                dense.arrange(arithmetic, Factor::Input, &x, &mut x_words);
-                dense.arrange(arithmetic, Factor::OutputGradient, &dy, &mut dy_words);
-                factors = [&x_words, &dy_words];
-            }
-            dense.weight_gradient(arithmetic, 0..dense.output_blocks(), factors[0], factors[1], &mut sums);
-        }),
+        time(|| dense.weight_gradient(arithmetic, blocks.clone(), &x, &dy, &mut sums, &mut scratch)),
     ];
     let ConvShape { in_channels, out_channels, input: [size, _], kernel: [k, _], stride: [stride, _], .. } = shape;
     let layer = format!("{in_channels}-{out_channels} {size}x{size} k{k} s{stride}");

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use sr2_kernels::Aligned;
 use sr2_kernels::training::{
-    Arithmetic, ConvShape, Convolution, Factor, add_assign, add_channel_sums, blocked_channels, pair_rows,
+    Arithmetic, ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels, pair_rows,
 };
 use sr2_models as models;
 
@@ -26,8 +26,6 @@ pub(super) struct Conv {
     packed_backward: Aligned,
     /// The bias with whole blocks.
     padded_bias: Vec<f32>,
-    /// Weight gradients of slices of the batch.
-    partial: Aligned,
     sparse: Option<SparseConv>,
     /// Of the last forward pass.
     density: f64,
@@ -47,6 +45,10 @@ const BF16_GAIN: f64 = 1.9;
 /// Parts into which a weight gradient is cut, by slices of the batch and by output channels; enough for any desktop CPU,
 /// few enough for little memory.
 const PARTS: usize = 16;
+
+/// Values that the weight gradients of slices of the batch may fill: as long as they fit, slices are cut rather than
+/// output channels, so that each value is read by one task.
+const PARTIAL_LEN: usize = 5 << 19;
 
 impl Conv {
     /// `None` if an image is too large to plan. `parameters` are the weight and, if any, the bias.
@@ -95,7 +97,6 @@ impl Conv {
             packed: Aligned::zeroed(plan.output_blocks() * plan.forward_block_len()),
             packed_backward: Aligned::zeroed(plan.input_blocks() * plan.backward_block_len()),
             padded_bias: vec![0.0; blocked_channels(shape.out_channels)],
-            partial: Aligned::default(),
             sparse: SparseConv::new(shape),
             density: 1.0,
             plan,
@@ -175,21 +176,19 @@ impl Conv {
         });
     }
 
-    fn weight_gradient(&mut self, pass: &Pass, x: &[f32], dy: &[f32], gradient: &mut [f32]) {
-        let Self { plan, partial, .. } = self;
+    fn weight_gradient(&self, pass: &Pass, x: &[f32], dy: &[f32], gradient: &mut [f32]) {
+        let plan = &self.plan;
         let (block_len, blocks) = (plan.forward_block_len(), plan.output_blocks());
+        let parts = (PARTS * blocks * block_len).div_ceil(PARTIAL_LEN).next_power_of_two().min(blocks).min(PARTS / 2);
         // A depthwise gradient takes all blocks at once.
-        let parts = if plan.is_depthwise() { 1 } else { blocks.min(PARTS / 2) };
+        let parts = if plan.is_depthwise() { 1 } else { parts };
         let part_blocks = blocks.div_ceil(parts);
         let arithmetic = arithmetic(plan, pass);
-        // Words of images: each holds as many images as a word holds factors.
-        let count = pass.count.div_ceil(arithmetic.factors());
-        let slice = count.div_ceil(PARTS / parts);
-        let [x_words, dy_words] = &mut *pass.scratch.words();
-        let x = Arrange { plan, arithmetic, slice, factor: Factor::Input }.run(x, x_words);
-        let dy = Arrange { plan, arithmetic, slice, factor: Factor::OutputGradient }.run(dy, dy_words);
-        let slices = count.div_ceil(slice);
+        // Whole pairs of images in bf16.
+        let slice = pass.count.div_ceil(PARTS / parts).next_multiple_of(arithmetic.factors());
+        let slices = pass.count.div_ceil(slice);
         let partial_len = slices * blocks * block_len;
+        let mut partial = pass.scratch.partial();
         if partial.len() < partial_len {
             *partial = Aligned::zeroed(partial_len);
         }
@@ -201,7 +200,7 @@ impl Conv {
                 let first = part * part_blocks;
                 let range = first..first + sums.len() / block_len;
                 sums.fill(0.0);
-                plan.weight_gradient(arithmetic, range, x, dy, sums);
+                plan.weight_gradient(arithmetic, range, x, dy, sums, &mut pass.scratch.get());
             });
         });
         let (first, others) = partial.split_at_mut(blocks * block_len);
@@ -225,41 +224,6 @@ fn arithmetic(plan: &Convolution, pass: &Pass) -> Arithmetic {
     match pass.bf16 {
         Some(bf16) if !plan.is_depthwise() => Arithmetic::Bf16(bf16),
         _ => Arithmetic::F32(pass.isa),
-    }
-}
-
-/// How a factor of a weight gradient is arranged.
-struct Arrange<'a> {
-    plan: &'a Convolution,
-    arithmetic: Arithmetic,
-    /// Images, or pairs of them in bf16, that one task sums over.
-    slice: usize,
-    factor: Factor,
-}
-
-impl Arrange<'_> {
-    /// The images as the kernel reads them, in `words` if they must change.
-    fn run<'a>(&self, images: &'a [f32], words: &'a mut Aligned) -> &'a [f32] {
-        let Self { plan, arithmetic, slice, factor } = *self;
-        if !plan.arranges(arithmetic) {
-            return images;
-        }
-        let len = match factor {
-            Factor::Input => plan.input_len(),
-            Factor::OutputGradient => plan.output_len(),
-        };
-        let (factors, together) = (arithmetic.factors(), plan.arranged());
-        let total = (images.len() / len).div_ceil(factors) * len;
-        if words.len() < total {
-            *words = Aligned::zeroed(total);
-        }
-        let words = &mut words[..total];
-        let slices = words.par_chunks_mut(slice * len).zip(images.par_chunks(slice * factors * len));
-        slices.for_each(|(words, images)| {
-            let groups = words.par_chunks_mut(together * len).zip(images.par_chunks(together * factors * len));
-            groups.for_each(|(words, images)| plan.arrange(arithmetic, factor, images, words));
-        });
-        words
     }
 }
 

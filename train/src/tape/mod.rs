@@ -90,8 +90,8 @@ struct Pass<'a> {
 struct Scratch {
     /// One piece a thread.
     of_threads: Vec<Mutex<Vec<f32>>>,
-    /// A layer's input and output gradient as its weight gradient reads them.
-    words: Mutex<[Aligned; 2]>,
+    /// Weight gradients of slices of the batch.
+    partial: Mutex<Aligned>,
 }
 
 impl Scratch {
@@ -101,9 +101,9 @@ impl Scratch {
         self.of_threads[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The words, for the one layer that is computed.
-    fn words(&self) -> MutexGuard<'_, [Aligned; 2]> {
-        self.words.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// Those of the one layer that is computed.
+    fn partial(&self) -> MutexGuard<'_, Aligned> {
+        self.partial.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -137,7 +137,7 @@ impl TapeExecutor {
         let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
         let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
         let of_threads = (0..threads).map(|_| Mutex::default()).collect();
-        let scratch = Scratch { of_threads, words: Mutex::default() };
+        let scratch = Scratch { of_threads, partial: Mutex::default() };
         let (support, times) = Default::default();
         let (bf16, team) = (None, Arc::new(Alone));
         Ok(Self { layout, plan, buffers, running, support, max_batch, isa, bf16, threads: pool, team, scratch, times })
@@ -282,7 +282,8 @@ impl Executor for TapeExecutor {
         let start = Instant::now();
         let (logits, classes) = (self.plain_output(count), self.classes());
         let mut logits_gradient = vec![0.0; logits.len()];
-        let loss = cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
+        let in_pool = || cross_entropy(&logits, &batch.labels, classes, Some(&mut logits_gradient));
+        let loss = self.threads.install(in_pool);
         let loss = blend(loss, &logits, &batch.teacher, classes, Some(&mut logits_gradient));
         let loss = self.loss_of_all(loss, count, whole);
         if whole != count {
@@ -292,7 +293,7 @@ impl Executor for TapeExecutor {
 
         let Self { plan, buffers, running, isa, bf16, threads, team, scratch, support, times, .. } = self;
         plan.steps.iter().for_each(|step| step.move_running(running));
-        gradient.fill(0.0);
+        threads.install(|| gradient.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0)));
         let Some(output_gradient) = plan.output_gradient else { return Ok(loss) };
         let rows = buffers[output_gradient].chunks_exact_mut(plan.values[plan.output].len());
         rows.zip(logits_gradient.chunks_exact(classes)).for_each(|(to, row)| block_images(classes, 1, row, to));
@@ -318,7 +319,8 @@ impl Executor for TapeExecutor {
         let whole = self.whole(count);
         self.forward(parameters, &batch.images, [count, whole], Statistics::Batch)?;
         let (logits, classes) = (self.plain_output(count), self.classes());
-        let part = blend(cross_entropy(&logits, &batch.labels, classes, None), &logits, &batch.teacher, classes, None);
+        let loss = self.threads.install(|| cross_entropy(&logits, &batch.labels, classes, None));
+        let part = blend(loss, &logits, &batch.teacher, classes, None);
         Ok(self.loss_of_all(part, count, whole))
     }
 

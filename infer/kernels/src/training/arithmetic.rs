@@ -1,5 +1,7 @@
 //! What dense convolutions multiply, and how it lies in memory.
 
+use std::ops::Range;
+
 use super::bf16::{align, pair_lanes, pair_values};
 use super::correlation::Planes;
 use crate::{Bf16, Isa};
@@ -23,9 +25,14 @@ impl Arithmetic {
         }
     }
 
+    /// Whether images that lie one after another are read as they are.
+    pub(super) fn reads(self, planes: Planes) -> bool {
+        matches!(self, Self::F32(_)) && !planes.by_block
+    }
+
     /// A group of `images` as correlations from `planes` read it, in words of neighbouring lanes if in bf16.
     pub(super) fn lanes<'a>(self, planes: Planes, images: &'a [f32], scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        if matches!(self, Self::F32(_)) && !planes.by_block {
+        if self.reads(planes) {
             return images;
         }
         let (count, plane) = (images.len() / planes.image(), planes.plane());
@@ -42,19 +49,18 @@ impl Arithmetic {
         words
     }
 
-    /// A group of `images` as weight gradients over `planes` read it: in bf16, two images share words, and an odd last
-    /// one shares them with zeros.
-    pub(super) fn pairs(self, planes: Planes, images: &[f32], words: &mut [f32]) {
+    /// Some blocks of a group of `images` as weight gradients over `planes` read them: in bf16, two images share words, and
+    /// an odd last one shares them with zeros.
+    pub(super) fn pairs(self, planes: Planes, blocks: Range<usize>, images: &[f32], words: &mut [f32]) {
         let (count, plane) = (words.len() / planes.image(), planes.plane());
         for (pair, images) in images.chunks(self.factors() * planes.image()).enumerate() {
             let (first, second) = images.split_at(planes.image());
-            for (block, values) in first.chunks_exact(plane).enumerate() {
+            for block in blocks.clone() {
                 let words = &mut words[pair * planes.image_step() + block * planes.block_step(count)..][..plane];
+                let values = block * plane..(block + 1) * plane;
                 match self {
-                    Self::F32(_) => words.copy_from_slice(values),
-                    Self::Bf16(bf16) => {
-                        pair_values(bf16, values, second.get(block * plane..(block + 1) * plane), words)
-                    }
+                    Self::F32(_) => words.copy_from_slice(&first[values]),
+                    Self::Bf16(bf16) => pair_values(bf16, &first[values.clone()], second.get(values), words),
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::arithmetic::Arithmetic;
+use super::bf16::align;
 use super::correlate::{Correlate, correlate};
 use super::correlation::{Axis, Correlation, Planes};
 use super::depthwise::{DepthwiseWeightGradient, add_depthwise_weight_gradient, correlate_depthwise};
@@ -93,7 +94,8 @@ impl Convolution {
         }
         let group = (GROUP_BYTES / (4 * largest)).clamp(1, GROUP_IMAGES);
         let most = (u32::MAX as usize / largest).min(SUMMED_IMAGES);
-        let summed = group.max((SUMMED_POSITIONS / (output[0] * output[1])).clamp(1, most));
+        // Even, as bf16 pairs images.
+        let summed = group.max(SUMMED_POSITIONS / (output[0] * output[1])).next_multiple_of(2).min(most);
 
         let reads = |axis: usize| move |place: usize| (dilation[axis] * place) as isize - pads[axis] as isize;
         let taps = [0, 1].map(|axis| (0..kernel[axis]).map(reads(axis)).collect::<Vec<_>>());
@@ -227,8 +229,7 @@ impl Convolution {
     }
 
     /// Adds the weight gradient of some images to `sums`, packed as [`Convolution::pack_forward`]'s weights,
-    /// for the output `blocks` only. A depthwise convolution takes all blocks at once. Both factors come from
-    /// [`Convolution::arrange`], if [`Convolution::arranges`] so.
+    /// for the output `blocks` only. A depthwise convolution takes all blocks at once.
     pub fn weight_gradient(
         &self,
         arithmetic: Arithmetic,
@@ -236,47 +237,33 @@ impl Convolution {
         input: &[f32],
         output_gradient: &[f32],
         sums: &mut [f32],
+        scratch: &mut Vec<f32>,
     ) {
-        let sources = input.chunks(self.summed * self.input_len());
-        for (source, output_gradient) in sources.zip(output_gradient.chunks(self.summed * self.output_len())) {
-            let (images, correlation) = (source.len() / self.input_len(), &self.products);
+        let (correlation, [x_len, dy_len]) = (&self.products, [self.input_len(), self.output_len()]);
+        for (x, dy) in input.chunks(self.summed * x_len).zip(output_gradient.chunks(self.summed * dy_len)) {
             if self.depthwise {
                 assert_eq!(blocks, 0..self.output_blocks());
-                let weight_gradient = &mut *sums;
+                let (images, weight_gradient) = (x.len() / x_len, &mut *sums);
                 let arguments =
-                    DepthwiseWeightGradient { correlation, images, source, output_gradient, weight_gradient };
+                    DepthwiseWeightGradient { correlation, images, source: x, output_gradient: dy, weight_gradient };
                 add_depthwise_weight_gradient(self.depthwise_isa(arithmetic), arguments);
                 continue;
             }
+            // In bf16, pairs of images.
+            let images = (x.len() / x_len).div_ceil(arithmetic.factors());
+            let (source, output_gradient) = if arithmetic.reads(correlation.source()) {
+                (x, dy)
+            } else {
+                let (x_words, dy_words) = align(scratch, images * (x_len + dy_len)).split_at_mut(images * x_len);
+                arithmetic.pairs(correlation.source(), 0..self.input_blocks(), x, x_words);
+                arithmetic.pairs(correlation.destination(), blocks.clone(), dy, dy_words);
+                (&*x_words, &*dy_words)
+            };
             for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
                 let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
                 add_weight_gradient(arithmetic, arguments);
             }
         }
-    }
-
-    /// Whether [`Convolution::weight_gradient`] reads something else than images as they are.
-    pub fn arranges(&self, arithmetic: Arithmetic) -> bool {
-        self.products.source().by_block || matches!(arithmetic, Arithmetic::Bf16(_))
-    }
-
-    /// Images, or pairs of them in bf16, that [`Convolution::arrange`] puts together.
-    pub fn arranged(&self) -> usize {
-        if self.products.source().by_block { self.summed } else { 1 }
-    }
-
-    /// Arranges images for [`Convolution::weight_gradient`], in bf16 in words of two images each, zeros beside an odd last
-    /// one.
-    pub fn arrange(&self, arithmetic: Arithmetic, factor: Factor, images: &[f32], words: &mut [f32]) {
-        let planes = match factor {
-            Factor::Input => self.products.source(),
-            Factor::OutputGradient => self.products.destination(),
-        };
-        let (image, factors) = (planes.image(), arithmetic.factors());
-        assert_eq!(words.len(), (images.len() / image).div_ceil(factors) * image, "{} values", images.len());
-        let len = self.arranged() * image;
-        let groups = images.chunks(factors * len).zip(words.chunks_mut(len));
-        groups.for_each(|(images, words)| arithmetic.pairs(planes, images, words));
     }
 
     fn correlate(&self, arithmetic: Arithmetic, arguments: Correlate) {
@@ -293,15 +280,6 @@ impl Convolution {
             Arithmetic::Bf16(_) => panic!("a depthwise convolution has no bf16 kernel: {:?}", self.shape),
         }
     }
-}
-
-/// A factor of a weight gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Factor {
-    /// The convolution's input.
-    Input,
-    /// The gradient of its output.
-    OutputGradient,
 }
 
 /// How the gradient of the input comes from that of the output along one axis.

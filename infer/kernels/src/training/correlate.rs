@@ -87,7 +87,13 @@ impl Kernel for &mut Blocks<'_> {
                             block_step: c.source().block_step(images),
                             weights,
                         };
-                        sweep.run::<L, TILE>(positions, start, destination);
+                        match region.row {
+                            // Whole rows or halves, in the registers of AVX-512.
+                            row if TILE == 16 && row % 16 == 0 => sweep.rows::<L, 16>(positions, start, destination),
+                            row if TILE == 16 && row % 15 == 0 => sweep.rows::<L, 15>(positions, start, destination),
+                            row if TILE == 16 && row % 14 == 0 => sweep.rows::<L, 14>(positions, start, destination),
+                            _ => sweep.run::<L, TILE>(positions, start, destination),
+                        }
                     }
                 }
             }
@@ -129,8 +135,8 @@ impl Sweep<'_> {
                     Start::Value(value) => [value; TILE],
                     Start::Destination => load_each(&to),
                 };
-                let sums =
-                    self.add_products(tile.map(|p| self.source.as_ptr().add(p.source as usize / L::FACTORS)), sums);
+                let from = tile.map(|p| self.source.as_ptr().add(p.source as usize / L::FACTORS));
+                let sums = self.add_products(|p| from[p], sums);
                 for p in 0..TILE {
                     sums[p].store(to[p]);
                 }
@@ -138,14 +144,41 @@ impl Sweep<'_> {
         }
     }
 
-    /// Adds the products of the positions that read `from` to their sums.
+    /// [`Sweep::run`] where the sources of `TILE` positions follow one another: the compiler then needs no pointer for
+    /// each.
+    ///
+    /// # Safety
+    /// As for [`Sweep::run`]; the region's rows must be whole tiles.
+    #[inline(always)]
+    unsafe fn rows<L: Lanes, const TILE: usize>(&self, positions: &[Position], start: Start<L>, destination: *mut f32) {
+        for tile in positions.as_chunks::<TILE>().0 {
+            // SAFETY: this function's contract.
+            unsafe {
+                let mut to = [destination; TILE];
+                for p in 0..TILE {
+                    to[p] = destination.add(tile[p].destination as usize);
+                }
+                let sums = match start {
+                    Start::Value(value) => [value; TILE],
+                    Start::Destination => load_each(&to),
+                };
+                let from = self.source.as_ptr().add(tile[0].source as usize / L::FACTORS);
+                let sums = self.add_products(|p| from.add(p * (BLOCK / L::FACTORS)), sums);
+                for p in 0..TILE {
+                    sums[p].store(to[p]);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of the positions `p` that read `from(p)` to their sums.
     ///
     /// # Safety
     /// As for [`Sweep::run`].
     #[inline(always)]
     unsafe fn add_products<L: Lanes, const TILE: usize>(
         &self,
-        from: [*const f32; TILE],
+        from: impl Fn(usize) -> *const f32,
         mut sums: [L; TILE],
     ) -> [L; TILE] {
         let source = self.c.source();
@@ -159,11 +192,11 @@ impl Sweep<'_> {
                     // A full block in its own branch, so that its loop has a constant length.
                     if words == BLOCK / L::FACTORS {
                         for word in 0..BLOCK / L::FACTORS {
-                            sums = add_word(sums, from, offset + word, weights.add(word * BLOCK));
+                            sums = add_word(sums, &from, offset + word, weights.add(word * BLOCK));
                         }
                     } else {
                         for word in 0..words {
-                            sums = add_word(sums, from, offset + word, weights.add(word * BLOCK));
+                            sums = add_word(sums, &from, offset + word, weights.add(word * BLOCK));
                         }
                     }
                 }
@@ -174,19 +207,19 @@ impl Sweep<'_> {
 }
 
 /// # Safety
-/// `from + offset` and sixteen `weights` must be readable, and the CPU have `L`.
+/// `from(p) + offset` and sixteen `weights` must be readable, and the CPU have `L`.
 #[inline(always)]
 unsafe fn add_word<L: Lanes, const TILE: usize>(
     mut sums: [L; TILE],
-    from: [*const f32; TILE],
+    from: &impl Fn(usize) -> *const f32,
     offset: usize,
     weights: *const f32,
 ) -> [L; TILE] {
     // SAFETY: the caller's contract.
     unsafe {
         let weights = L::load(weights);
-        for p in 0..TILE {
-            sums[p] = sums[p].add_scaled(from[p].add(offset), weights);
+        for (p, sum) in sums.iter_mut().enumerate() {
+            *sum = sum.add_scaled(from(p).add(offset), weights);
         }
     }
     sums

@@ -85,6 +85,8 @@ pub(super) struct Region {
     /// Positions of as many images as a group may have, image by image.
     positions: Vec<Position>,
     positions_per_image: usize,
+    /// So many positions each read sources [`BLOCK`] apart.
+    pub row: usize,
 }
 
 impl Region {
@@ -130,7 +132,12 @@ impl Correlation {
                     index: r.index * taps[1].len() + c.index,
                     offset: source.at(r.offset, c.offset),
                 });
-                let mut region = Region { taps: in_window.collect(), positions: vec![], positions_per_image: 0 };
+                let mut region = Region {
+                    taps: in_window.collect(),
+                    positions: vec![],
+                    positions_per_image: 0,
+                    row: if axes[1].step == 1 { column.positions.len() } else { 1 },
+                };
                 for image in 0..images {
                     for y in row.positions.clone() {
                         for x in column.positions.clone() {

@@ -30,7 +30,7 @@ mod tests;
 
 pub use arithmetic::Arithmetic;
 pub use bf16::pair_rows;
-pub use convolution::{ConvShape, Convolution, Factor};
+pub use convolution::{ConvShape, Convolution};
 pub use layout::{block_images, blocked_channels, concat, concat_gradient, flatten, flatten_gradient, unblock_rows};
 pub use norm::{
     Mask, NormInputGradient, accumulate_gradient_moments, accumulate_moments, norm_input_gradient, normalize,

@@ -1,5 +1,7 @@
 //! Weights in the order in which the kernels read them, and back.
 
+use std::ops::Range;
+
 use super::BLOCK;
 use super::convolution::{Convolution, Phase};
 
@@ -28,7 +30,7 @@ impl Convolution {
     pub fn pack_forward(&self, block: usize, weights: &[f32], packed: &mut [f32]) {
         assert_eq!(packed.len(), self.forward_block_len());
         packed.fill(0.0);
-        self.for_each_filter(block * BLOCK..(block + 1) * BLOCK, |output, input, from| {
+        self.for_each_filter(block * BLOCK..(block + 1) * BLOCK, 0..self.shape.in_channels, |output, input, from| {
             let filter = &weights[from..from + self.taps()];
             for (tap, value) in filter.iter().enumerate() {
                 packed[self.forward_index(output % BLOCK, input, tap)] = *value;
@@ -41,7 +43,7 @@ impl Convolution {
     pub fn unpack_gradient(&self, block: usize, packed: &[f32], gradient: &mut [f32]) {
         assert_eq!(packed.len(), self.forward_block_len());
         let first = block * self.block_weights();
-        self.for_each_filter(block * BLOCK..(block + 1) * BLOCK, |output, input, from| {
+        self.for_each_filter(block * BLOCK..(block + 1) * BLOCK, 0..self.shape.in_channels, |output, input, from| {
             let filter = &mut gradient[from - first..from - first + self.taps()];
             for (tap, value) in filter.iter_mut().enumerate() {
                 *value += packed[self.forward_index(output % BLOCK, input, tap)];
@@ -56,10 +58,8 @@ impl Convolution {
         let mut start = 0;
         for phase in &self.backward {
             let taps = phase.kernel_places.len();
-            self.for_each_filter(0..self.shape.out_channels, |output, input, from| {
-                if input / BLOCK != block {
-                    return;
-                }
+            let inputs = block * BLOCK..(block + 1) * BLOCK;
+            self.for_each_filter(0..self.shape.out_channels, inputs, |output, input, from| {
                 let first = if self.depthwise { 0 } else { (output / BLOCK * taps * BLOCK + output % BLOCK) * BLOCK };
                 let step = if self.depthwise { BLOCK } else { BLOCK * BLOCK };
                 for (tap, place) in phase.kernel_places.iter().enumerate() {
@@ -82,14 +82,18 @@ impl Convolution {
         }
     }
 
-    /// Calls `f(output channel, input channel, offset of their filter in the weights)` for every connected pair with
-    /// an output channel in `outputs`.
-    fn for_each_filter(&self, outputs: std::ops::Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
+    /// Calls `f(output channel, input channel, offset of their filter in the weights)` for every connected pair of an
+    /// output channel in `outputs` and an input channel in `inputs`; for one block of inputs after another, whose packed
+    /// weights then stay in the nearest cache.
+    fn for_each_filter(&self, outputs: Range<usize>, inputs: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
         let per_group = self.shape.out_channels / self.shape.groups;
-        for output in outputs.start..outputs.end.min(self.shape.out_channels) {
-            for filter in 0..self.filters() {
-                let input = output / per_group * self.filters() + filter;
-                f(output, input, (output * self.filters() + filter) * self.taps());
+        for block in inputs.clone().step_by(BLOCK) {
+            let inputs = block..(block + BLOCK).min(inputs.end);
+            for output in outputs.start..outputs.end.min(self.shape.out_channels) {
+                let first = output / per_group * self.filters();
+                for input in inputs.start.max(first)..inputs.end.min(first + self.filters()) {
+                    f(output, input, (output * self.filters() + input - first) * self.taps());
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::guard::both;
-use crate::training::{Arithmetic, ConvShape, Convolution, Factor, pair_rows};
+use crate::training::{Arithmetic, ConvShape, Convolution, pair_rows};
 use crate::{Bf16, Isa};
 
 /// A shape with its output inferred.
@@ -88,20 +88,6 @@ fn pack(blocks: usize, len: usize, pack: impl Fn(usize, &mut [f32])) -> Vec<f32>
     packed
 }
 
-/// Both factors of a weight gradient.
-fn factors(plan: &Convolution, arithmetic: Arithmetic, x: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
-    [(Factor::Input, x, plan.input_len()), (Factor::OutputGradient, dy, plan.output_len())].map(
-        |(factor, images, len)| {
-            if !plan.arranges(arithmetic) {
-                return images.to_vec();
-            }
-            let mut words = vec![f32::NAN; (images.len() / len).div_ceil(arithmetic.factors()) * len];
-            plan.arrange(arithmetic, factor, images, &mut words);
-            words
-        },
-    )
-}
-
 #[test]
 fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
     both(|| {
@@ -146,8 +132,7 @@ fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
                     assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
 
                     let mut packed = vec![0.0; forward.len()];
-                    let [x, dy] = factors(&plan, f32s, &bx, &bdy);
-                    plan.weight_gradient(f32s, 0..plan.output_blocks(), &x, &dy, &mut packed);
+                    plan.weight_gradient(f32s, 0..plan.output_blocks(), &bx, &bdy, &mut packed, &mut scratch);
                     let mut dw = vec![0.0; w.len()];
                     let per_block = (s.in_channels / s.groups) * s.kernel[0] * s.kernel[1] * BLOCK;
                     for (b, dw) in dw.chunks_mut(per_block).enumerate() {
@@ -170,8 +155,8 @@ fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
         let len = plan.forward_block_len();
         let (mut whole, mut part) = (vec![0.0; 4 * len], vec![0.0; 2 * len]);
         let best = Arithmetic::F32(Isa::best());
-        plan.weight_gradient(best, 0..4, &x, &dy, &mut whole);
-        plan.weight_gradient(best, 1..3, &x, &dy, &mut part);
+        plan.weight_gradient(best, 0..4, &x, &dy, &mut whole, &mut Vec::new());
+        plan.weight_gradient(best, 1..3, &x, &dy, &mut part, &mut Vec::new());
         assert_eq!(part, whole[len..3 * len]);
     });
 }
@@ -240,8 +225,7 @@ fn convolutions_of_bf16_and_their_gradients_agree_with_the_naive_twin() {
                     assert_close(&what("accumulated gradient"), &unblock(s.in_channels, in_area, &dx), &twice);
 
                     let mut packed = vec![0.0; plan.output_blocks() * block_len];
-                    let [x, dy] = factors(&plan, bf16, &bx, &bdy);
-                    plan.weight_gradient(bf16, 0..plan.output_blocks(), &x, &dy, &mut packed);
+                    plan.weight_gradient(bf16, 0..plan.output_blocks(), &bx, &bdy, &mut packed, &mut scratch);
                     let mut dw = vec![0.0; w.len()];
                     for (b, dw) in dw.chunks_mut(plan.block_weights()).enumerate() {
                         plan.unpack_gradient(b, &packed[b * block_len..(b + 1) * block_len], dw);
