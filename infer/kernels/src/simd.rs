@@ -73,6 +73,8 @@ impl Isa {
     /// # Safety
     /// The kernel's own contract must hold; that the CPU has the tier is what an `Isa` proves.
     pub(crate) unsafe fn launch(self, kernel: &impl Kernel) {
+        let halves = kernel.halves();
+        debug_assert!(!halves || matches!(self, Isa::Avx512(_)), "no vectors of half the size on {self}");
         match self {
             // SAFETY: portable vectors need no feature; the rest is the caller's promise.
             Isa::Scalar => unsafe { kernel.run::<Portable>() },
@@ -81,7 +83,7 @@ impl Isa {
             Isa::Avx2(_) => unsafe { x86::run_avx2(kernel) },
             // SAFETY: the token proves AVX-512; the rest is the caller's promise.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) if kernel.halves() => unsafe { x86::run_avx512_half(kernel) },
+            Isa::Avx512(_) if halves => unsafe { x86::run_avx512_half(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => unsafe { x86::run_avx512(kernel) },
