@@ -17,7 +17,7 @@ use sr2_train::share::Share;
 use sr2_train::tape::Precision;
 use sr2_train::tensorboard::EventLog;
 use sr2_train::{
-    Config, ExecutorKind, Method, Observer, Outcome, Summary, TrainError, resume_together, train_together,
+    Config, Control, ExecutorKind, Method, Observer, Outcome, Summary, TrainError, resume_together, train_together,
 };
 
 use crate::signals::Signals;
@@ -40,7 +40,7 @@ pub struct Arguments {
     config: Option<PathBuf>,
     /// Go on with an interrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = [
-        "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "penalty", "group",
+        "config", "network", "from", "dataset", "data", "epochs", "batch_size", "method", "control", "penalty", "group",
         "bounds", "scale", "lambda", "sparsity", "share", "debias", "keep", "momentum", "nesterov", "test_every", "ema",
         "teacher", "minutes", "seed", "device", "executor", "precision", "threads", "runs", "name",
     ])]
@@ -73,6 +73,9 @@ pub struct Arguments {
     /// (one-shot by LAMP scores), and dense: sgd, adamw [default: sr2]
     #[arg(long, value_parser = by_name::<Method>)]
     method: Option<Method>,
+    /// What decides the length of steps of sr2, magnitude and sgd: one-cycle, or schedule-free [default: one-cycle]
+    #[arg(long, value_parser = by_name::<Control>)]
+    control: Option<Control>,
     /// l0, l1, l1/2, l2/3 or l0-ball (with --sparsity: h counts nothing, the prox projects) [default: l0]
     #[arg(long, value_parser = by_name::<Penalty>)]
     penalty: Option<Penalty>,
@@ -106,7 +109,7 @@ pub struct Arguments {
     /// Look ahead of the momentum, as Nesterov's does
     #[arg(long)]
     nesterov: bool,
-    /// Test every N-th step only, and take the others as they are (method sr2)
+    /// Test every N-th step only, and take the others as they are (method sr2) [default: 25]
     #[arg(long, value_name = "N")]
     test_every: Option<u64>,
     /// End with an exponential average of the weights, its past weighing X, such as 0.99; zeros stay zeros
@@ -194,8 +197,9 @@ impl Arguments {
         set(&mut config.executor, &self.executor);
         set(&mut config.precision, &self.precision);
         set(&mut config.runs, &self.runs);
-        set(&mut config.test_every, &self.test_every);
         config.nesterov |= self.nesterov;
+        config.control = self.control.or(config.control);
+        config.test_every = self.test_every.or(config.test_every);
         config.share = self.share.or(config.share);
         config.ema = self.ema.or(config.ema);
         config.teacher = self.teacher.clone().or(config.teacher);

@@ -49,6 +49,8 @@ pub struct Config {
     pub processes: Option<usize>,
     /// How to step.
     pub method: Method,
+    /// What decides how long the steps of a method with momentum are. `one-cycle` by default.
+    pub control: Option<Control>,
     /// What makes the weights sparse.
     pub penalty: Penalty,
     /// Groups of weights that the penalty acts on, under l0 and l1; single weights without.
@@ -70,18 +72,19 @@ pub struct Config {
     pub dense_gradient_every: u64,
     /// Layers that stay dense, as patterns of their names; by default the first and the last.
     pub keep: Option<Vec<String>>,
-    /// Weight of the past in the direction, 0 to below 1.
+    /// Weight of the past in the direction, 0 to below 1; with control `schedule-free` of the average in the point where
+    /// the gradient is taken.
     pub momentum: f64,
     /// Whether the step looks ahead of the momentum, as Nesterov's does.
     pub nesterov: bool,
-    /// Lowest point of the floor under sigma: the longest step is its inverse. 0.5 by default, 300 with `adamw`; methods
-    /// without a floor do not use it.
+    /// Lowest point of the floor under sigma: the longest step is its inverse. 0.5 by default, 0.2 with control
+    /// `schedule-free`, 300 with `adamw`; methods without a floor do not use it.
     pub sigma_floor: Option<f64>,
-    /// Test every so many-th step only and take the others as they are: fewer forward passes. Method `sr2`.
-    pub test_every: u64,
+    /// Test every so many-th step only and take the others as they are: fewer forward passes. Method `sr2`; 25 by default.
+    pub test_every: Option<u64>,
     /// End with an exponential average of the weights, this part of which is the past in each step. Zeros stay zeros.
     pub ema: Option<f64>,
-    /// Fraction of the steps over which the steps get longer, before they get shorter. Where `sigma_floor` is used.
+    /// Fraction of the steps over which the steps of a one-cycle get longer, before they get shorter.
     pub warmup: f64,
     /// Seed of initialisation, order and augmentation.
     pub seed: u64,
@@ -125,6 +128,16 @@ pub enum Method {
     AdamW,
 }
 
+/// What decides how long steps are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// They get longer, then shorter, along a one-cycle that ends with the run.
+    OneCycle,
+    /// They stay as long as they are after a short warm-up, and the iterates are averaged: [`crate::schedule_free`].
+    ScheduleFree,
+}
+
 /// What computes the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -152,6 +165,7 @@ impl Default for Config {
             batch_size: 128,
             processes: None,
             method: Method::Sr2,
+            control: None,
             penalty: Penalty::L0,
             group: None,
             bounds: None,
@@ -164,7 +178,7 @@ impl Default for Config {
             momentum: 0.9,
             nesterov: false,
             sigma_floor: None,
-            test_every: 1,
+            test_every: None,
             ema: None,
             warmup: 0.3,
             seed: 0,

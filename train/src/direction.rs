@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::schedule_free::ScheduleFree;
+
 /// What is averaged into the direction `v`, and whether a second average makes a diagonal metric. Averages are kept
 /// bias-corrected: `m += w_t (g - m)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub enum Direction {
     Adam,
     /// ProxSGD's (ICLR 2020): `v` with weight `0.9 / (t + 4)^0.5`, the square as Adam's, `t` from 0.
     ProxSgd,
+    /// The gradient itself, which moves the sequences of schedule-free averaging. No metric.
+    ScheduleFree(ScheduleFree),
 }
 
 /// Fewest values that a task takes.
@@ -36,6 +40,7 @@ impl Direction {
             Self::Momentum { beta, .. } => 1.0 - beta,
             Self::Adam => corrected_weight(0.9, step),
             Self::ProxSgd => 0.9 / (step as f64 + 4.0).sqrt(),
+            Self::ScheduleFree(_) => 1.0,
         }
     }
 
@@ -47,6 +52,14 @@ impl Direction {
             gradient.map(|g| w * g).collect_into_vec(direction);
         } else {
             gradient.zip(last).map(|(g, m)| (1.0 - w) * m + w * g).collect_into_vec(direction);
+        }
+    }
+
+    /// The constants of schedule-free averaging, if the direction follows it.
+    pub fn schedule_free(self) -> Option<ScheduleFree> {
+        match self {
+            Self::ScheduleFree(method) => Some(method),
+            _ => None,
         }
     }
 
@@ -64,10 +77,15 @@ impl Direction {
         }
     }
 
+    /// Whether [`Direction::update_metric`] does anything.
+    pub fn has_metric(self) -> bool {
+        matches!(self, Self::Adam | Self::ProxSgd)
+    }
+
     /// Moves the mean square of the gradients (empty before the first step) and writes the diagonal metric
     /// `sqrt(mean square) + 1e-8`; nothing for a direction without one.
     pub fn update_metric(self, step: u64, gradient: &[f32], mean_square: &mut Vec<f32>, metric: &mut Vec<f32>) {
-        if matches!(self, Self::Momentum { .. }) {
+        if !self.has_metric() {
             return;
         }
         mean_square.resize(gradient.len(), 0.0);

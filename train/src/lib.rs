@@ -21,6 +21,7 @@ pub mod regulariser;
 pub mod report;
 pub mod run_folder;
 pub mod schedule;
+pub mod schedule_free;
 pub mod share;
 pub mod sr2;
 mod summary;
@@ -31,7 +32,7 @@ mod train_error;
 mod training;
 pub mod trial;
 
-pub use config::{Config, ConfigError, ExecutorKind, Method};
+pub use config::{Config, ConfigError, Control, ExecutorKind, Method};
 pub use observer::Observer;
 pub use summary::Summary;
 pub use train_error::TrainError;

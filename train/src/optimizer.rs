@@ -1,23 +1,23 @@
 //! One step of proximal training on one flat vector of parameters: a direction, a step control and a proximal operator,
 //! composed. SR2 and its rivals differ in the parts only.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::direction::Direction;
 use crate::executor::{ExecutorError, Support};
 use crate::penalty::Penalty;
 use crate::pruning::{Pressure, PruningPlan};
 use crate::regulariser::Regulariser;
-use crate::schedule::Schedule;
-use crate::share::{PenalisedLayer, Share, lambdas_for, largest_to_go};
-use crate::sr2::{Bound, Sr2, Verdict};
-use crate::trial::{Metric, Penalised, ProximalModel, Trial};
+use crate::schedule_free::{ScheduleFree, Sequences};
+use crate::share::{PenalisedLayer, lambdas_for, largest_to_go};
+use crate::sr2::{Bound, Verdict};
+use crate::trial::{Metric, ProximalModel, Trial};
 
+mod settings;
 #[cfg(test)]
 mod tests;
+
+pub use settings::{Layers, Settings, StepControl};
 
 /// A smooth function of the flat parameters; in training, the mean loss over one mini-batch, always the same one.
 pub trait Objective {
@@ -25,47 +25,6 @@ pub trait Objective {
     fn gradient(&mut self, x: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError>;
     /// Value at `x`.
     fn value(&mut self, x: &[f32]) -> Result<f64, ExecutorError>;
-}
-
-/// Everything that an [`Optimizer`] is told.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// The penalty `h`.
-    pub regulariser: Regulariser,
-    /// When it acts, and how strongly.
-    pub plan: PruningPlan,
-    /// How a number of weights to leave is shared among the layers.
-    pub share: Share,
-    /// What the step follows, and in which metric.
-    pub direction: Direction,
-    /// How long the step is, and whether it is taken.
-    pub control: StepControl,
-    /// Whether the point only moves part of the way to the trial point, as in ProxSGD: by `0.06 / (t + 4)^0.5` at step
-    /// `t`. A step to the trial point itself ends the pruning and the run, since the mixture has no zeros.
-    pub relaxed: bool,
-    /// Decoupled weight decay of the prunable weights (arXiv 1711.05101): after a step they are multiplied by
-    /// `1 - weight_decay / sigma`.
-    pub weight_decay: f64,
-    /// Weight of the past in the average of the weights, if there is one.
-    pub ema: Option<f64>,
-}
-
-/// How long a step is, and whether it is taken.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StepControl {
-    /// SR2: sigma adapts, and a test on the batch decides. Costs a second forward pass.
-    Sr2(Sr2),
-    /// Sigma follows a schedule, and every step is taken.
-    Schedule(Schedule),
-}
-
-/// The layers that an [`Optimizer`] prunes, and those in which it keeps zeros on a frozen support.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Layers {
-    /// Under the penalty, ascending in the flat vectors.
-    pub penalised: Vec<PenalisedLayer>,
-    /// Where a frozen support keeps zeros; holds all penalised ones.
-    pub prunable: Vec<Range<usize>>,
 }
 
 /// State that outlives a step, besides the parameters and the [`Averages`].
@@ -80,6 +39,9 @@ pub struct State {
     pub rejections_in_a_row: u64,
     /// Weight of the penalty, where it is steered towards a number of weights.
     pub lambda: f64,
+    /// Steps that count in a schedule-free average.
+    #[serde(default)]
+    pub averaged: u64,
 }
 
 /// Running averages, as long as the parameters; empty before the first step or where a method has none.
@@ -89,8 +51,10 @@ pub struct Averages {
     pub momentum: Vec<f32>,
     /// The mean square of the gradients.
     pub mean_square: Vec<f32>,
-    /// The average of the parameters.
+    /// The average of the parameters, or of the iterates of schedule-free averaging.
     pub parameters: Vec<f32>,
+    /// The iterate of schedule-free averaging.
+    pub iterate: Vec<f32>,
 }
 
 /// One step, for logs.
@@ -144,30 +108,10 @@ pub struct Optimizer {
     direction: Vec<f32>,
     diagonal: Vec<f32>,
     average: Vec<f32>,
+    sequences: Sequences,
     trial: Vec<f32>,
     critical: Vec<f64>,
     guarded: Vec<usize>,
-}
-
-impl Layers {
-    /// One layer, which a target may empty.
-    pub fn one(range: Range<usize>) -> Self {
-        Self { penalised: vec![PenalisedLayer::plain(range.clone())], prunable: vec![range] }
-    }
-
-    /// The penalised layers with the weight of the penalty in each.
-    fn with(&self, lambdas: Vec<f64>) -> Vec<Penalised> {
-        let act = |(layer, lambda): (&PenalisedLayer, f64)| {
-            let PenalisedLayer { range, groups, .. } = layer.clone();
-            Penalised { range, lambda, groups }
-        };
-        self.penalised.iter().zip(lambdas).map(act).collect()
-    }
-
-    /// Number of penalised weights.
-    pub fn weights(&self) -> usize {
-        self.penalised.iter().map(|layer| layer.range.len()).sum()
-    }
 }
 
 /// Fewest weights that a task takes.
@@ -184,14 +128,27 @@ impl Optimizer {
             StepControl::Sr2(sr2) => sr2.sigma_start,
             StepControl::Schedule(schedule) => schedule.sigma(0),
         };
-        let state = State { step: 0, sigma, rejections_in_a_row: 0, lambda: STEERING_START };
+        let state = State { step: 0, sigma, rejections_in_a_row: 0, lambda: STEERING_START, averaged: 0 };
         Self::resume(settings, layers, state, Averages::default())
     }
 
     /// An optimizer that goes on from a saved state.
     pub fn resume(settings: Settings, layers: Layers, state: State, averages: Averages) -> Self {
-        let (gradient, direction, diagonal, average, trial, critical, guarded) = Default::default();
-        Self { settings, layers, state, averages, gradient, direction, diagonal, average, trial, critical, guarded }
+        let (gradient, direction, diagonal, average, sequences, trial, critical, guarded) = Default::default();
+        Self {
+            settings,
+            layers,
+            state,
+            averages,
+            gradient,
+            direction,
+            diagonal,
+            average,
+            sequences,
+            trial,
+            critical,
+            guarded,
+        }
     }
 
     /// The state to save.
@@ -222,7 +179,9 @@ impl Optimizer {
 
     /// The average of the parameters, where there is one, with the zeros of `parameters` and no others in prunable weights.
     pub fn averaged(&self, parameters: &[f32]) -> Option<Vec<f32>> {
-        self.settings.ema?;
+        if self.settings.ema.is_none() && self.settings.direction.schedule_free().is_none() {
+            return None;
+        }
         let mut averaged = self.averages.parameters.clone();
         averaged.resize(parameters.len(), 0.0);
         for i in self.layers.prunable.iter().cloned().flatten() {
@@ -259,9 +218,9 @@ impl Optimizer {
         self.trim(parameters);
         let loss = objective.gradient(parameters, &mut self.gradient)?;
         self.finite("loss", loss)?;
-        self.set_direction(parameters);
-
         let sigma = self.sigma();
+        self.set_direction(parameters, sigma);
+
         let pressure = self.settings.plan.pressure(self.state.step, self.layers.weights());
         let (regulariser, lambdas) = self.lambdas(pressure, parameters, sigma);
         let lambda = lambdas.iter().copied().fold(0.0, f64::max);
@@ -379,12 +338,25 @@ impl Optimizer {
         let model = ProximalModel { regulariser, penalised: &penalised, metric };
         model.propose(parameters, &still, &still, &mut self.trial);
         std::mem::swap(parameters, &mut self.trial);
+        if self.settings.direction.schedule_free().is_some() {
+            for i in
+                self.layers.penalised.iter().flat_map(|layer| layer.range.clone()).filter(|i| parameters[*i] == 0.0)
+            {
+                (self.averages.iterate[i], self.averages.parameters[i]) = (0.0, 0.0);
+            }
+        }
     }
 
     /// The new direction into a buffer of its own: the momentum only follows if the step is taken.
-    fn set_direction(&mut self, x: &[f32]) {
+    fn set_direction(&mut self, x: &[f32], sigma: f64) {
+        match self.settings.direction.schedule_free() {
+            Some(method) => self.advance(method, x, sigma),
+            None => {
+                let Self { settings, averages, gradient, direction, state, .. } = self;
+                settings.direction.update(state.step, gradient, &averages.momentum, direction);
+            }
+        }
         let Self { settings, averages, gradient, direction, diagonal, average, state, .. } = self;
-        settings.direction.update(state.step, gradient, &averages.momentum, direction);
         settings.direction.update_metric(state.step, gradient, &mut averages.mean_square, diagonal);
         let frozen = settings.plan.support(state.step) == Support::Frozen;
         if frozen || (settings.plan.skips_zeros(state.step) && !averages.momentum.is_empty()) {
@@ -401,6 +373,19 @@ impl Optimizer {
         }
     }
 
+    /// The next sequences of schedule-free averaging into buffers of their own, and the direction to where they lead.
+    fn advance(&mut self, method: ScheduleFree, x: &[f32], sigma: f64) {
+        let Self { averages, gradient, direction, sequences, state, .. } = self;
+        if averages.iterate.is_empty() {
+            averages.iterate = x.to_vec();
+            averages.parameters = x.to_vec();
+        }
+        sequences.iterate.clone_from(&averages.iterate);
+        sequences.average.clone_from(&averages.parameters);
+        direction.resize(x.len(), 0.0);
+        method.advance((x, gradient), (sigma, ScheduleFree::part(state.averaged)), sequences, direction);
+    }
+
     /// Predicted decrease, rho and verdict.
     fn judge(
         &self,
@@ -409,7 +394,7 @@ impl Optimizer {
         objective: &mut dyn Objective,
     ) -> Result<(f64, Option<f64>, Verdict), ExecutorError> {
         match &self.settings.control {
-            StepControl::Sr2(sr2) if self.state.step.is_multiple_of(sr2.test_every) => {
+            StepControl::Sr2(sr2) if sr2.tests(&self.state, loss, trial) => {
                 Ok(sr2.judge(loss, objective.value(&self.trial)?, trial))
             }
             _ => Ok((trial.model_decrease(), None, Verdict::Unjudged)),
@@ -427,8 +412,22 @@ impl Optimizer {
             } else {
                 std::mem::swap(parameters, &mut self.trial);
             }
-            let average = if self.settings.direction.looks_ahead() { &mut self.average } else { &mut self.direction };
-            std::mem::swap(&mut self.averages.momentum, average);
+            match self.settings.direction.schedule_free() {
+                Some(_) => {
+                    let old = &self.trial;
+                    self.layers.prunable.iter().for_each(|range| self.sequences.follow(range.clone(), old, parameters));
+                    std::mem::swap(&mut self.averages.iterate, &mut self.sequences.iterate);
+                    std::mem::swap(&mut self.averages.parameters, &mut self.sequences.average);
+                    state.averaged += 1;
+                    if self.settings.plan.moves(state.step) {
+                        state.averaged = state.averaged.min(ScheduleFree::MOVING);
+                    }
+                }
+                None if self.settings.direction.looks_ahead() => {
+                    std::mem::swap(&mut self.averages.momentum, &mut self.average);
+                }
+                None => std::mem::swap(&mut self.averages.momentum, &mut self.direction),
+            }
             state.rejections_in_a_row = 0;
             let kept = (1.0 - self.settings.weight_decay / used_sigma) as f32;
             if kept < 1.0 {

@@ -67,6 +67,11 @@ impl PruningPlan {
         }
     }
 
+    /// Whether the step changes which weights are zero.
+    pub fn moves(&self, step: u64) -> bool {
+        (self.from..self.frozen_from).contains(&step) && self.target != Target::Lambda(0.0)
+    }
+
     /// The number of weights to which a support that freezes at `step` is cut.
     pub fn target_at_freeze(&self, step: u64) -> Option<usize> {
         match self.target {

@@ -48,7 +48,9 @@ pub struct Sr2 {
     pub floor: Option<Floor>,
     /// Guards of the test, if any.
     pub guards: Option<Guards>,
-    /// Every so many-th step is tested, from the first; the others are taken as they are.
+    /// The first and every so many-th step is tested; the others are taken as they are. After a rejection each is tested
+    /// until one is taken, and so is each from a point whose loss is over the guards' ceiling, so that sigma rises and the
+    /// loss comes down, and each that promises a loss below 0.
     pub test_every: u64,
 }
 
@@ -126,6 +128,13 @@ impl Sr2 {
             _ if sigma <= self.sigma_min && self.floor.is_none() => Some(Bound::Least),
             _ => None,
         }
+    }
+
+    /// Whether the next step, from a point with this loss, is tested.
+    pub fn tests(&self, state: &State, loss: f64, trial: &Trial) -> bool {
+        let turn = state.step == 0 || (state.step + 1).is_multiple_of(self.test_every);
+        let high = self.guards.is_some_and(|guards| loss > guards.loss_ceiling);
+        turn || state.rejections_in_a_row > 0 || high || trial.batch_decrease() > loss
     }
 
     /// The acceptance test: predicted decrease, rho and verdict. Loss differences below `RESOLUTION` times the loss are

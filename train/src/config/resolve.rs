@@ -5,7 +5,7 @@ use std::path::Path;
 use sr2_kernels::Isa;
 use sr2_models::zoo;
 
-use super::{Config, ConfigError, ExecutorKind, Method};
+use super::{Config, ConfigError, Control, ExecutorKind, Method};
 use crate::candle_executor::DeviceKind;
 use crate::penalty::Penalty;
 use crate::regulariser::Bounds;
@@ -31,11 +31,16 @@ impl Config {
         let processes = self.processes.unwrap_or(1);
         check((1..=65_536).contains(&processes), "processes", processes, "1 to 65536")?;
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
-        let floor = *self.sigma_floor.get_or_insert(if self.method == Method::AdamW { 300.0 } else { 0.5 });
+        let control = self.resolve_control()?;
+        let floor = *self.sigma_floor.get_or_insert(match control {
+            Control::ScheduleFree => 0.2,
+            Control::OneCycle if self.method == Method::AdamW => 300.0,
+            Control::OneCycle => 0.5,
+        });
         check((1e-3..=1e6).contains(&floor), "sigma_floor", floor, "0.001 to 1000000")?;
         let minutes = self.minutes.is_none_or(|minutes| minutes > 0.0 && minutes <= 1e5);
         check(minutes, "minutes", self.minutes.unwrap_or(0.0), "above 0, up to 100000")?;
-        let every = self.test_every;
+        let every = *self.test_every.get_or_insert(if self.method == Method::Sr2 { 25 } else { 1 });
         check(every == 1 || self.method == Method::Sr2, "test_every", every, "1 without method sr2")?;
         check((1..=1000).contains(&every), "test_every", every, "1 to 1000")?;
         check(
@@ -61,6 +66,20 @@ impl Config {
         let bf16 = isa.bf16().is_some();
         check(bf16 || f32, "precision", "bf16", format!("f32: no AVX512-BF16 with the {isa} kernels of this CPU"))?;
         Ok(self)
+    }
+
+    /// Checks and fills in what decides the length of steps.
+    fn resolve_control(&mut self) -> Result<Control, ConfigError> {
+        let control = *self.control.get_or_insert(Control::OneCycle);
+        let plain = matches!(self.method, Method::Sr2 | Method::Magnitude | Method::Sgd);
+        let fits = plain && !self.nesterov && self.ema.is_none();
+        check(
+            fits || control == Control::OneCycle,
+            "control",
+            "schedule-free",
+            "one-cycle, unless with method sr2, magnitude or sgd, and without nesterov and ema",
+        )?;
+        Ok(control)
     }
 
     /// Checks and fills in how much is pruned, and when.

@@ -51,7 +51,7 @@ fn values_out_of_range_are_named() {
         (|c| c.method = Method::OneShot, "sparsity is not set, expected a fraction with a method that cuts once"),
         (|c| c.minutes = Some(0.0), "minutes is 0, expected above 0"),
         (|c| c.ema = Some(1.0), "ema is 1, expected from 0 to below 1"),
-        (|c| (c.method, c.test_every) = (Method::Sgd, 4), "test_every is 4, expected 1 without method sr2"),
+        (|c| (c.method, c.test_every) = (Method::Sgd, Some(4)), "test_every is 4, expected 1 without method sr2"),
         (
             |c| (c.teacher, c.executor) = (Some("t".into()), ExecutorKind::Candle),
             "teacher is set, expected none on can",

@@ -1,8 +1,11 @@
 use super::*;
+use crate::direction::Direction;
 use crate::group::{Group, Grouping};
 use crate::pruning::Target;
 use crate::regulariser::Bounds;
-use crate::schedule::Floor;
+use crate::schedule::{Floor, Schedule};
+use crate::share::Share;
+use crate::sr2::Sr2;
 
 mod convex;
 
@@ -42,6 +45,7 @@ impl Objective for Scripted {
     }
 }
 
+const SCHEDULE_FREE: Direction = Direction::ScheduleFree(ScheduleFree { beta: 0.9 });
 const FLAT_FLOOR: Floor = Floor { lowest: 2.0, first: 2.0, last: 2.0, warmup: 0.0, steps: 10 };
 
 fn robust(lambda: f64) -> Optimizer {
@@ -136,8 +140,14 @@ fn non_finite_losses_stop_at_the_point_and_reject_at_the_trial() {
 
 #[test]
 fn a_resumed_state_gives_the_same_bits() {
+    for direction in [Direction::Momentum { beta: 0.9, nesterov: false }, SCHEDULE_FREE] {
+        a_resumed_state_gives_the_same_bits_with(direction);
+    }
+}
+
+fn a_resumed_state_gives_the_same_bits_with(direction: Direction) {
     let lambda = LeastSquares::elastic_net().lambda;
-    let settings = settings(Penalty::L1, lambda, 0.9, Sr2::paper());
+    let settings = Settings { direction, ..settings(Penalty::L1, lambda, 0.0, Sr2::paper()) };
     let mut problem = LeastSquares::elastic_net();
     let mut straight = Optimizer::new(settings.clone(), Layers::one(0..24));
     let mut x = vec![1.0; 24];
@@ -203,6 +213,10 @@ fn one_cycle() -> StepControl {
     StepControl::Schedule(Schedule::OneCycle(floor))
 }
 
+fn flat() -> StepControl {
+    StepControl::Schedule(Schedule::OneCycle(FLAT_FLOOR))
+}
+
 #[test]
 fn every_method_ends_with_exactly_the_weights_asked_for() {
     let momentum = Direction::Momentum { beta: 0.9, nesterov: false };
@@ -210,6 +224,7 @@ fn every_method_ends_with_exactly_the_weights_asked_for() {
     let rate = StepControl::Schedule(Schedule::Drops { first: 1e2, steps: 100 });
     let unit = Floor { lowest: 1.0, first: 1.0, last: 1.0, warmup: 0.0, steps: 100 };
     let methods = [
+        ("schedule-free sr2", towards(Penalty::L0, SCHEDULE_FREE, sr2.clone(), false, true)),
         ("sr2", towards(Penalty::L0, momentum, sr2, false, true)),
         ("magnitude", towards(Penalty::L0, momentum, one_cycle(), false, false)),
         ("prox-gen", towards(Penalty::L0, Direction::Adam, rate, false, true)),
@@ -231,10 +246,12 @@ fn every_penalty_ends_with_exactly_the_weights_asked_for() {
     let momentum = Direction::Momentum { beta: 0.9, nesterov: false };
     for penalty in [Penalty::L1, Penalty::LHalf, Penalty::LTwoThirds, Penalty::L0Ball] {
         for share in [Share::Global, Share::Uniform, Share::Lamp] {
-            let settings = Settings { share, ..towards(penalty, momentum, one_cycle(), false, true) };
-            let (counts, _) = counts(settings);
-            assert!(counts[78] < WEIGHTS / 2, "{penalty:?} is steered there: {counts:?}");
-            assert_eq!(counts[79..], [LEFT; 21], "{penalty:?}");
+            for (direction, control) in [(momentum, one_cycle()), (SCHEDULE_FREE, flat())] {
+                let settings = Settings { share, ..towards(penalty, direction, control, false, true) };
+                let (counts, _) = counts(settings);
+                assert!(counts[78] < WEIGHTS / 2, "{penalty:?} is steered there: {counts:?}");
+                assert_eq!(counts[79..], [LEFT; 21], "{penalty:?}");
+            }
         }
     }
 }
@@ -301,16 +318,67 @@ fn without_regrowth_no_zero_comes_back() {
 
 #[test]
 fn the_average_has_the_zeros_of_the_weights() {
-    let settings = towards(Penalty::L0, Direction::Adam, one_cycle(), false, true);
-    let mut objective = Towards((0..=WEIGHTS).map(|i| 0.01 * (i as f32 * 1.7).sin() + 0.02).collect());
-    let mut optimizer = Optimizer::new(Settings { ema: Some(0.9), ..settings }, Layers::one(0..WEIGHTS));
-    let mut x = vec![0.5; WEIGHTS + 1];
-    for _ in 0..100 {
-        optimizer.step(&mut x, &mut objective).unwrap();
+    let ema = Settings { ema: Some(0.9), ..towards(Penalty::L0, Direction::Adam, one_cycle(), false, true) };
+    let schedule_free = towards(Penalty::L0, SCHEDULE_FREE, StepControl::Sr2(Sr2::robust(FLAT_FLOOR, 10)), false, true);
+    for settings in [ema, schedule_free] {
+        let mut objective = Towards((0..=WEIGHTS).map(|i| 0.01 * (i as f32 * 1.7).sin() + 0.02).collect());
+        let mut optimizer = Optimizer::new(settings, Layers::one(0..WEIGHTS));
+        let mut x = vec![0.5; WEIGHTS + 1];
+        for _ in 0..100 {
+            optimizer.step(&mut x, &mut objective).unwrap();
+        }
+        let averaged = optimizer.averaged(&x).unwrap();
+        assert!(averaged.iter().zip(&x).all(|(average, x)| (*average == 0.0) == (*x == 0.0)));
+        assert_ne!(averaged, x);
     }
-    let averaged = optimizer.averaged(&x).unwrap();
-    assert!(averaged.iter().zip(&x).all(|(average, x)| (*average == 0.0) == (*x == 0.0)));
-    assert_ne!(averaged, x);
+}
+
+#[test]
+fn schedule_free_steps_end_at_the_average_of_the_iterates() {
+    let control = StepControl::Schedule(Schedule::OneCycle(FLAT_FLOOR));
+    let method = ScheduleFree { beta: 0.75 };
+    let direction = Direction::ScheduleFree(method);
+    let settings = Settings { direction, control, ..settings(Penalty::L0, 0.0, 0.0, Sr2::paper()) };
+    let mut optimizer = Optimizer::new(settings, Layers::one(0..1));
+    let (mut x, centre) = (vec![1.0, 2.0], vec![0.0, 1.0]);
+    optimizer.step(&mut x, &mut Towards(centre.clone())).unwrap();
+    // The gradient is 1 and sigma 2; the first step is all of the average.
+    assert_eq!((&x, optimizer.averaged(&x).unwrap()), (&vec![0.5, 1.5], vec![0.5, 1.5]));
+    optimizer.step(&mut x, &mut Towards(centre)).unwrap();
+    // From 0.5 the iterate goes to 0.25, the average three quarters of the way there, and the point back towards it.
+    assert_eq!(optimizer.averages().iterate, [0.25, 1.25]);
+    assert_eq!((&x, optimizer.averaged(&x).unwrap()), (&vec![0.296875, 1.296875], vec![0.3125, 1.3125]));
+}
+
+#[test]
+fn a_rejected_schedule_free_step_leaves_everything_and_raises_sigma() {
+    let settings = settings(Penalty::L0, 0.0, 0.0, Sr2::robust(FLAT_FLOOR, 10));
+    let mut sr2 = Optimizer::new(Settings { direction: SCHEDULE_FREE, ..settings }, Layers::one(0..2));
+    let mut x = vec![1.0, 2.0, 3.0];
+    sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 0.6 }).unwrap();
+    let before = (x.clone(), sr2.averages().clone(), sr2.state().averaged);
+    let report = sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 2.5 }).unwrap();
+    assert_eq!(report.verdict, Verdict::Rejected);
+    assert_eq!((x, sr2.averages().clone(), sr2.state().averaged), before);
+    assert_eq!(sr2.state().sigma, 2.0 * 5.57);
+}
+
+#[test]
+fn a_support_that_freezes_after_a_rejection_is_cut_in_the_averages_too() {
+    let sr2 = StepControl::Sr2(Sr2::robust(FLAT_FLOOR, 10));
+    let settings = towards(Penalty::L0, SCHEDULE_FREE, sr2, false, true);
+    let mut optimizer = Optimizer::new(settings, Layers::one(0..WEIGHTS));
+    let mut x: Vec<f32> = (0..WEIGHTS).map(|i| 0.01 * (i + 1) as f32).collect();
+    for step in 0..100 {
+        // From the middle of the ramp on all steps are rejected, so too many weights are left when the support freezes.
+        let at_trial = if (40..80).contains(&step) { 9.0 } else { 0.0 };
+        optimizer.step(&mut x, &mut Scripted { at_point: 1.0, at_trial }).unwrap();
+        let zeros = |values: &[f32]| values.iter().filter(|w| **w == 0.0).count();
+        let averages = optimizer.averages();
+        if step >= 80 {
+            assert_eq!([&x, &averages.iterate, &averages.parameters].map(|v| zeros(v)), [WEIGHTS - LEFT; 3], "{step}");
+        }
+    }
 }
 
 #[test]
@@ -331,9 +399,40 @@ fn untested_steps_cost_no_trial_pass_and_are_taken() {
     let (mut objective, mut x) = (Counting(0), vec![1.0; 3]);
     let mut verdict = |_| sr2.step(&mut x, &mut objective).unwrap().verdict;
     let verdicts: Vec<Verdict> = (0..8).map(&mut verdict).collect();
-    assert_eq!(verdicts.iter().filter(|v| **v == Verdict::Unjudged).count(), 6, "{verdicts:?}");
-    assert_eq!(objective.0, 2);
+    let tested: Vec<usize> = (0..8).filter(|step| verdicts[*step] != Verdict::Unjudged).collect();
+    assert_eq!((tested, objective.0), (vec![0, 3, 7], 3), "{verdicts:?}");
     assert!(x[0] < 1.0 - 8.0 * 0.4);
+}
+
+#[test]
+fn steps_from_a_loss_over_the_ceiling_are_tested_whatever_their_number() {
+    let mut sr2 = robust(0.0);
+    test_of(&mut sr2).test_every = 1000;
+    let mut x = vec![1.0; 3];
+    sr2.step(&mut x, &mut Scripted { at_point: 1.0, at_trial: 0.5 }).unwrap();
+    let verdict = |loss| sr2.step(&mut x, &mut Scripted { at_point: loss, at_trial: 2.0 * loss }).unwrap().verdict;
+    let ceiling = 1.5 * 10f64.ln();
+    assert_eq!([0.9 * ceiling, 1.1 * ceiling].map(verdict), [Verdict::Unjudged, Verdict::Rejected]);
+}
+
+#[test]
+fn steps_that_promise_a_loss_below_zero_are_tested_whatever_their_number() {
+    /// Its gradient promises a decrease of 1.5 for the step to 0.5 in three weights.
+    struct Steep(f64);
+    impl Objective for Steep {
+        fn gradient(&mut self, _: &[f32], gradient: &mut [f32]) -> Result<f64, ExecutorError> {
+            gradient.fill(1.0);
+            Ok(self.0)
+        }
+        fn value(&mut self, _: &[f32]) -> Result<f64, ExecutorError> {
+            Ok(self.0 / 2.0)
+        }
+    }
+    let mut sr2 = robust(0.0);
+    test_of(&mut sr2).test_every = 1000;
+    let mut x = vec![1.0; 3];
+    let mut unjudged = |loss| sr2.step(&mut x, &mut Steep(loss)).unwrap().verdict == Verdict::Unjudged;
+    assert_eq!([2.0, 2.0, 1.0, 2.0].map(&mut unjudged), [false, true, false, true]);
 }
 
 #[test]

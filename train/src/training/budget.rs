@@ -39,19 +39,23 @@ pub(super) fn epochs(
     let options = LoaderOptions { batch_size, part, seed: config.seed, augment: true, ..LoaderOptions::default() };
     let mut loader = BatchLoader::new(images.train.clone(), &options)?;
     let mut gradient = vec![0.0; parameters.len()];
-    let mut step = |executor: &mut dyn Executor| -> Result<(), TrainError> {
+    let tested = |step: u32| match config.method {
+        Method::Sr2 => u64::from(step + 1).is_multiple_of(config.test_every.expect("the configuration is resolved")),
+        method => method == Method::Sr2Paper,
+    };
+    let mut step = |executor: &mut dyn Executor, tested: bool| -> Result<(), TrainError> {
         let loaded = loader.next_batch();
         executor.loss_and_gradient(&parameters, &loaded.batch, &mut gradient)?;
-        if matches!(config.method, Method::Sr2 | Method::Sr2Paper) {
+        if tested {
             executor.loss(&parameters, &loaded.batch)?;
         }
         loader.recycle(loaded.batch);
         Ok(())
     };
-    step(executor.as_mut())?;
+    step(executor.as_mut(), tested(0))?;
     let (start, mut steps) = (Instant::now(), 0);
     while any(&**team, steps < STEPS || (start.elapsed() < TIME && steps < 10 * STEPS)) {
-        step(executor.as_mut())?;
+        step(executor.as_mut(), tested(steps))?;
         steps += 1;
     }
     let mut seconds = [start.elapsed().as_secs_f64() / f64::from(steps)];

@@ -9,7 +9,7 @@ use wildmatch::WildMatch;
 use super::recipe;
 use crate::candle_executor::{CandleExecutor, DeviceKind};
 use crate::collective::Collective;
-use crate::config::{Config, ConfigError, ExecutorKind, Method};
+use crate::config::{Config, ConfigError, Control, ExecutorKind, Method};
 use crate::direction::Direction;
 use crate::executor::{Executor, ExecutorError};
 use crate::group::Grouping;
@@ -17,6 +17,7 @@ use crate::layout::{ParameterLayout, Segment};
 use crate::optimizer::{Layers, Settings, StepControl};
 use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
+use crate::schedule_free::ScheduleFree;
 use crate::share::PenalisedLayer;
 use crate::sr2::Sr2;
 use crate::tape::TapeExecutor;
@@ -25,6 +26,8 @@ use crate::tape::TapeExecutor;
 const LEAST_DENSITY: f64 = 0.01;
 /// AdamW's decoupled weight decay.
 const WEIGHT_DECAY: f64 = 0.01;
+/// Steps over which schedule-free steps get longer.
+const WARMUP_STEPS: u64 = 100;
 /// ProxGEN's learning rate (arXiv 2007.07484, section 5).
 const PROX_GEN_RATE: f64 = 1e-3;
 
@@ -166,13 +169,22 @@ fn least(graph: &Graph, segment: &Segment, groups: Option<Grouping>) -> usize {
 pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<Settings, ConfigError> {
     let lowest = config.sigma_floor.expect("the configuration is resolved");
     let last = if config.method == Method::AdamW { 1e3 * lowest } else { 1e3f64.max(lowest) };
-    let floor = Floor { lowest, first: 10.0 * lowest, last, warmup: config.warmup, steps };
-    let momentum = Direction::Momentum { beta: config.momentum, nesterov: config.nesterov };
+    let (floor, momentum) = match config.control.expect("the configuration is resolved") {
+        Control::OneCycle => (
+            Floor { lowest, first: 10.0 * lowest, last, warmup: config.warmup, steps },
+            Direction::Momentum { beta: config.momentum, nesterov: config.nesterov },
+        ),
+        Control::ScheduleFree => (
+            Floor { lowest, first: 10.0 * lowest, last: lowest, warmup: 1.0, steps: WARMUP_STEPS + 1 },
+            Direction::ScheduleFree(ScheduleFree { beta: config.momentum }),
+        ),
+    };
     let one_cycle = StepControl::Schedule(Schedule::OneCycle(floor));
     let (direction, control) = match config.method {
         Method::Sr2 => {
             let robust = Sr2::robust(floor, config.dataset.classes());
-            (momentum, StepControl::Sr2(Sr2 { test_every: config.test_every, ..robust }))
+            let test_every = config.test_every.expect("the configuration is resolved");
+            (momentum, StepControl::Sr2(Sr2 { test_every, ..robust }))
         }
         Method::Sr2Paper => (momentum, StepControl::Sr2(Sr2::paper())),
         Method::ProxGen => {

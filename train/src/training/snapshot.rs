@@ -19,6 +19,7 @@ const SPARSITY_TIE: f64 = 0.005;
 const MOMENTUM_TENSOR: &str = "optimizer.momentum";
 const MEAN_SQUARE_TENSOR: &str = "optimizer.mean_square";
 const PARAMETERS_TENSOR: &str = "optimizer.average_parameters";
+const ITERATE_TENSOR: &str = "optimizer.iterate";
 const STATE_KEY: &str = "sr2.state";
 
 /// Everything that the next step depends on, apart from the configuration and the images.
@@ -85,6 +86,7 @@ impl Snapshot {
             momentum: average(MOMENTUM_TENSOR)?,
             mean_square: average(MEAN_SQUARE_TENSOR)?,
             parameters: average(PARAMETERS_TENSOR)?,
+            iterate: average(ITERATE_TENSOR)?,
         };
         Ok(Self { model, state, averages })
     }
@@ -92,9 +94,13 @@ impl Snapshot {
     /// The checkpoint to write.
     pub(super) fn into_checkpoint(self, provenance: Provenance) -> Checkpoint {
         let mut state = TensorMap::new();
-        let Averages { momentum, mean_square, parameters } = self.averages;
-        let averages =
-            [(MOMENTUM_TENSOR, momentum), (MEAN_SQUARE_TENSOR, mean_square), (PARAMETERS_TENSOR, parameters)];
+        let Averages { momentum, mean_square, parameters, iterate } = self.averages;
+        let averages = [
+            (MOMENTUM_TENSOR, momentum),
+            (MEAN_SQUARE_TENSOR, mean_square),
+            (PARAMETERS_TENSOR, parameters),
+            (ITERATE_TENSOR, iterate),
+        ];
         for (name, average) in averages {
             if !average.is_empty() {
                 state.insert(name.into(), Tensor::new([average.len()], average));
@@ -115,6 +121,7 @@ pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accurac
         ("share", json!(config.share)),
         ("group", json!(config.group)),
         ("ema", json!(config.ema)),
+        ("control", json!(config.control)),
         ("debias", json!(config.debias)),
         ("epochs", json!(config.epochs)),
         ("batch_size", json!(config.step_images())),

@@ -11,6 +11,7 @@ use sr2_models::{BatchNormalization, Conv, Gemm, GraphBuilder, Node, Op};
 
 use super::entry::alone;
 use super::*;
+use crate::config::Control;
 use crate::data::{Dataset, DatasetKind};
 use crate::executor::Support;
 
@@ -135,17 +136,22 @@ const WEIGHTS: usize = 6 * 27 + 8 * 54 + 80;
 #[test]
 fn a_sparsity_is_met_to_the_weight_by_every_method_and_a_resumed_run_keeps_its_bits() {
     let folder = tempfile::tempdir().unwrap();
-    for method in [Method::Sr2, Method::Magnitude, Method::ProxGen, Method::ProxSgd, Method::OneShot, Method::Lamp] {
+    let methods = [Method::Sr2, Method::Magnitude, Method::ProxGen, Method::ProxSgd, Method::OneShot, Method::Lamp];
+    let one_cycle = methods.map(|method| (method, Control::OneCycle)).into_iter();
+    for (method, control) in one_cycle.chain([(Method::Sr2, Control::ScheduleFree)]) {
         let with = |runs: &str| {
-            let runs = folder.path().join(format!("{method:?}-{runs}"));
-            let (nesterov, ema) = (method == Method::Sr2, Some(0.9));
+            let runs = folder.path().join(format!("{method:?}-{control:?}-{runs}"));
+            let one_cycle = control == Control::OneCycle;
+            let (nesterov, ema, control) =
+                (method == Method::Sr2 && one_cycle, one_cycle.then_some(0.9), Some(control));
             let base = Config { debias: None, share: None, lambda: None, sparsity: Some(0.5), ..config(&runs) };
-            Config { dense_gradient_every: 2, method, nesterov, ema, ..base }.resolve().unwrap()
+            let settings = Config { dense_gradient_every: 2, test_every: (method == Method::Sr2).then_some(2), ..base };
+            Config { method, control, nesterov, ema, ..settings }.resolve().unwrap()
         };
         let straight = finish(fresh(&with("straight")));
         let left: usize = straight.layers.iter().map(|l| l.nonzero).sum();
         assert_eq!(left, WEIGHTS / 2, "{method:?}");
-        let forward = if method == Method::Sr2 { 30 } else { 15 };
+        let forward = if method == Method::Sr2 { 23 } else { 15 };
         assert_eq!(straight.passes, Passes { forward, backward: 15 }, "{method:?}");
         let [first, .., last] = straight.layers.as_slice() else { panic!("three layers") };
         assert_eq!([first.nonzero, last.nonzero], [6 * 27, 80], "first and last stay dense");

@@ -71,7 +71,7 @@ fn two_processes_walk_as_one_with_twice_the_batch() {
         let with = |name: &str, batch_size, processes| {
             let runs = folder.path().join(format!("{method:?}-{name}"));
             let base = Config { debias: None, share: None, lambda: None, sparsity: Some(0.5), ..config(&runs) };
-            Config { method, batch_size, processes, ..base }.resolve().unwrap()
+            Config { method, batch_size, processes, test_every: None, ..base }.resolve().unwrap()
         };
         let alone = finish(fresh(&with("alone", BATCH, None)));
         let two = with("two", BATCH / 2, Some(2));

@@ -1,0 +1,73 @@
+//! What an optimizer is told: the parts of its step, and the layers.
+
+use std::ops::Range;
+
+use crate::direction::Direction;
+use crate::pruning::PruningPlan;
+use crate::regulariser::Regulariser;
+use crate::schedule::Schedule;
+use crate::share::{PenalisedLayer, Share};
+use crate::sr2::Sr2;
+use crate::trial::Penalised;
+
+/// Everything that an [`super::Optimizer`] is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The penalty `h`.
+    pub regulariser: Regulariser,
+    /// When it acts, and how strongly.
+    pub plan: PruningPlan,
+    /// How a number of weights to leave is shared among the layers.
+    pub share: Share,
+    /// What the step follows, and in which metric.
+    pub direction: Direction,
+    /// How long the step is, and whether it is taken.
+    pub control: StepControl,
+    /// Whether the point only moves part of the way to the trial point, as in ProxSGD: by `0.06 / (t + 4)^0.5` at step
+    /// `t`. A step to the trial point itself ends the pruning and the run, since the mixture has no zeros.
+    pub relaxed: bool,
+    /// Decoupled weight decay of the prunable weights (arXiv 1711.05101): after a step they are multiplied by
+    /// `1 - weight_decay / sigma`.
+    pub weight_decay: f64,
+    /// Weight of the past in the average of the weights, if there is one.
+    pub ema: Option<f64>,
+}
+
+/// How long a step is, and whether it is taken.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StepControl {
+    /// SR2: sigma adapts, and a test on the batch decides. Costs a second forward pass.
+    Sr2(Sr2),
+    /// Sigma follows a schedule, and every step is taken.
+    Schedule(Schedule),
+}
+
+/// The layers that an [`super::Optimizer`] prunes, and those in which it keeps zeros on a frozen support.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Layers {
+    /// Under the penalty, ascending in the flat vectors.
+    pub penalised: Vec<PenalisedLayer>,
+    /// Where a frozen support keeps zeros; holds all penalised ones.
+    pub prunable: Vec<Range<usize>>,
+}
+
+impl Layers {
+    /// One layer, which a target may empty.
+    pub fn one(range: Range<usize>) -> Self {
+        Self { penalised: vec![PenalisedLayer::plain(range.clone())], prunable: vec![range] }
+    }
+
+    /// The penalised layers with the weight of the penalty in each.
+    pub(super) fn with(&self, lambdas: Vec<f64>) -> Vec<Penalised> {
+        let act = |(layer, lambda): (&PenalisedLayer, f64)| {
+            let PenalisedLayer { range, groups, .. } = layer.clone();
+            Penalised { range, lambda, groups }
+        };
+        self.penalised.iter().zip(lambdas).map(act).collect()
+    }
+
+    /// Number of penalised weights.
+    pub fn weights(&self) -> usize {
+        self.penalised.iter().map(|layer| layer.range.len()).sum()
+    }
+}
