@@ -32,7 +32,7 @@ pub(crate) fn compile(
     for (range, lanes, ends) in stages {
         let memory = memory::plan(model, &layers[range.clone()], &decisions.sparse[range.clone()], ends, isa, lanes)?;
         let builder = ProgramBuilder::new(isa, &memory.buffers);
-        let mut compiler = Compiler { model, memory: &memory, lanes, builder };
+        let mut compiler = Compiler { model, memory: &memory, isa, lanes, builder };
         let mut stage = vec![LayerPlan::transfer("input", "Import", model.graph().shape(ends[0]), 0..0)];
         stage[0].steps = compiler.builder.import(memory.of[ends[0]]);
         for (layer, sparse) in layers[range.clone()].iter().zip(&decisions.sparse[range]) {
@@ -66,6 +66,7 @@ pub(crate) fn compile(
 struct Compiler<'a> {
     model: &'a CompressedModel,
     memory: &'a Memory,
+    isa: Isa,
     lanes: usize,
     builder: ProgramBuilder,
 }
@@ -120,8 +121,17 @@ impl<'a> Compiler<'a> {
             clip: layer.clip,
         };
         let dense = if sparse { Cow::default() } else { dense(weight) };
-        let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(&dense) };
-        plan.steps = self.builder.conv(of[layer.inputs[0]], of[layer.output], weights, &settings);
+        let [x, y] = [of[layer.inputs[0]], of[layer.output]];
+        let [from, to] = [x, y].map(|buffer| self.memory.buffers[buffer]);
+        let channels = [from.channels, to.channels];
+        let weights = match sparse {
+            true => Weights::Sparse(&matrix),
+            false if cost::winograd(&settings, &from.plane, &to.plane, channels, self.isa).is_some() => {
+                Weights::Winograd(&dense)
+            }
+            false => Weights::Dense(&dense),
+        };
+        plan.steps = self.builder.conv(x, y, weights, &settings);
         plan.set_weights(weight.shape(), matrix.nnz());
         Ok(plan)
     }

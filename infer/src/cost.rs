@@ -4,6 +4,7 @@ use sr2_kernels::{Conv, Isa, NO_CLIP, Plane, Window};
 use sr2_models::{CompressedModel, ValueId};
 
 use crate::fuse::{Kind, Layer};
+use crate::memory;
 
 /// Time of one non-zero weight of the sparse kernel in units of one weight of the dense one, as `examples/profile.rs`
 /// finds it on ResNet-18 for policies `sparse` and `dense`.
@@ -18,12 +19,31 @@ fn gather_over_dot(isa: Isa) -> f64 {
     isa.lanes() as f64
 }
 
-/// Whether a convolution of this density is faster when only its non-zeros are computed.
+/// Whether a convolution of this density is faster when only its non-zeros are computed. `share` is that of the time of
+/// all products that the dense kernel takes.
 ///
 /// The dense kernel keeps blocks of output channels in registers, so it cannot serve groups of fewer.
-pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize) -> bool {
+pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize, share: f64) -> bool {
     let wasted = channels_per_group.next_multiple_of(BLOCK) as f64 / channels_per_group as f64;
-    density * SPARSE_OVER_DENSE < wasted
+    density * SPARSE_OVER_DENSE < wasted * share
+}
+
+/// Share of the time of a dense convolution that one with fewer products takes, where that pays.
+pub(crate) fn winograd(conv: &Conv<'_>, x: &Plane, y: &Plane, channels: [usize; 2], isa: Isa) -> Option<f64> {
+    const WORTHWHILE: f64 = 0.9;
+    conv.winograd(x, y, channels, isa).filter(|share| *share < WORTHWHILE)
+}
+
+/// As [`winograd`], for a layer, or 1; also for one that [`memory`] refuses as too large.
+pub(crate) fn dense_share(conv: &sr2_models::Conv, x: &[usize], y: &[usize], isa: Isa, lanes: usize) -> f64 {
+    if [x, y].iter().any(|size| (size[1] + 2) * (size[2] + 2) * lanes > memory::MAX_VALUES) {
+        return 1.0;
+    }
+    let plane = |size: &[usize]| match lanes {
+        1 => Plane::rows(size[1], size[2], 1),
+        _ => Plane::image(size[1], size[2], 1, lanes),
+    };
+    winograd(&settings(conv), &plane(x), &plane(y), [x[0], y[0]], isa).unwrap_or(1.0)
 }
 
 /// Whether a depthwise convolution is: only where few of a channel's weights are left, as starting a channel costs the
@@ -44,9 +64,11 @@ pub(crate) fn window(conv: &sr2_models::Conv) -> Window {
 
 /// Whether a convolution from so many channels has a kernel of its own for dense weights.
 pub(crate) fn is_depthwise(conv: &sr2_models::Conv, inputs: usize) -> bool {
-    let conv_out = conv.out_channels;
-    let conv = Conv { window: window(conv), groups: conv.groups, bias: None, residual: None, clip: NO_CLIP };
-    conv.is_depthwise(inputs, conv_out)
+    settings(conv).is_depthwise(inputs, conv.out_channels)
+}
+
+fn settings(conv: &sr2_models::Conv) -> Conv<'static> {
+    Conv { window: window(conv), groups: conv.groups, bias: None, residual: None, clip: NO_CLIP }
 }
 
 /// Of the products of a convolution from maps of `from` to maps of `to` positions, the share that a vector of images
@@ -160,7 +182,7 @@ fn of_convolution(
     };
     let (taps, bytes) = match sparse {
         true => (weight.nnz() as f64, 8.0 * weight.nnz() as f64),
-        false => (all / SPARSE_OVER_DENSE, 4.0 * all),
+        false => (all / SPARSE_OVER_DENSE * dense_share(conv, x, y, isa, lanes), 4.0 * all),
     };
     let arranging = if is_direct {
         0.0

@@ -122,15 +122,16 @@ fn is_sparse(model: &CompressedModel, layer: &Layer<'_>, isa: Isa, lanes: usize,
         (WeightPolicy::Sparse, _) => true,
         (WeightPolicy::Dense, _) => false,
         (WeightPolicy::Auto, Kind::Conv(conv)) => {
-            let inputs = model.graph().shape(layer.inputs[0])[0];
-            match cost::is_depthwise(conv, inputs) {
-                true => cost::depthwise_is_sparse(density(&conv.weight)),
-                false => cost::convolution_is_sparse(density(&conv.weight), conv.out_channels / conv.groups),
+            let [x, y] = [layer.inputs[0], layer.output].map(|value| model.graph().shape(value));
+            if cost::is_depthwise(conv, x[0]) {
+                return cost::depthwise_is_sparse(density(&conv.weight));
             }
+            let share = cost::dense_share(conv, x, y, isa, lanes);
+            cost::convolution_is_sparse(density(&conv.weight), conv.out_channels / conv.groups, share)
         }
         (WeightPolicy::Auto, Kind::Gemm(gemm)) => match lanes {
             1 => cost::linear_is_sparse(density(&gemm.weight), isa),
-            _ => cost::convolution_is_sparse(density(&gemm.weight), gemm.out_features),
+            _ => cost::convolution_is_sparse(density(&gemm.weight), gemm.out_features, 1.0),
         },
         _ => false,
     }

@@ -28,6 +28,7 @@ use crate::sparse_conv::{self, SparseConv};
 use crate::team::Threads;
 use crate::transfer::{Export, Flatten, Import};
 use crate::window::Window;
+use crate::winograd;
 
 /// Index of a buffer in the list the builder was made with.
 pub type BufferId = usize;
@@ -140,6 +141,15 @@ impl ProgramBuilder {
         assert_eq!(bias.len(), to.channels, "biases");
         let residual = residual.map(|r| self.like(r, y).row(0, 0));
         self.distinct(x, y);
+        if let Weights::Winograd(dense) = weights {
+            let estimate = conv.winograd(&from.plane, &to.plane, [from.channels, to.channels], self.isa);
+            assert!(estimate.is_some(), "{conv:?} has no Winograd form");
+            let (steps, values) = winograd::steps([from, to], dense, bias, residual, clip, self.scratch, self.isa);
+            self.scratch_values = self.scratch_values.max(values);
+            let start = self.steps.len();
+            self.steps.extend(steps);
+            return start..self.steps.len();
+        }
         let all;
         let weights = match weights {
             Weights::Dense(dense) if conv.is_depthwise(from.channels, to.channels) => {
@@ -254,7 +264,7 @@ impl ProgramBuilder {
                     SparseConv { x, y, residual, stride, tiles, pitch, mask, taps, blocks, bias, clip, cumulative };
                 self.push(Step::SparseConv(conv));
             }
-            Weights::Dense(dense) => {
+            Weights::Dense(dense) | Weights::Winograd(dense) => {
                 let [rows, most] = dense_conv::most(self.isa);
                 let tiles = grid.tiles(lanes, most, [1, most]);
                 let reaches: &[isize] = if is_masked { &[-1, 1] } else { &[] };
@@ -304,7 +314,9 @@ impl ProgramBuilder {
         assert_eq!(bias.len(), to.channels, "biases");
         let (x, y, features) = (from.start, to.start, from.channels);
         self.push(match weights {
-            Weights::Dense(dense) => Step::DenseLinear(Linear { x, y, features, weights: dense.to_vec(), bias, clip }),
+            Weights::Dense(dense) | Weights::Winograd(dense) => {
+                Step::DenseLinear(Linear { x, y, features, weights: dense.to_vec(), bias, clip })
+            }
             Weights::Sparse(matrix) => {
                 let starts = matrix.crow_indices().iter().map(|i| *i as u32).collect();
                 let columns = matrix.col_indices().iter().map(|c| *c as u32);
@@ -445,7 +457,7 @@ impl Weights<'_> {
     fn check(&self, rows: usize, columns: usize) {
         match self {
             Self::Sparse(m) => assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights"),
-            Self::Dense(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
+            Self::Dense(w) | Self::Winograd(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
         }
     }
 }

@@ -40,6 +40,7 @@ mod tests;
 pub mod training;
 mod transfer;
 mod window;
+mod winograd;
 
 pub use activation::Activation;
 pub use arena::Aligned;

@@ -156,6 +156,16 @@ impl Place {
         self.channels * self.plane.height() * self.plane.width()
     }
 
+    /// Values from its start to its end.
+    pub(crate) fn values(&self) -> usize {
+        self.channels * self.plane.stride()
+    }
+
+    /// The place of the same layout that is `count` such places behind.
+    pub(crate) fn further(&self, count: usize) -> Self {
+        Self { start: self.start + count * self.values(), ..*self }
+    }
+
     /// Values before a row of a channel.
     pub(crate) fn row(&self, channel: usize, row: usize) -> usize {
         self.start + channel * self.plane.stride() + self.plane.row(row)

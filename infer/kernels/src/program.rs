@@ -31,6 +31,9 @@ pub enum Weights<'a> {
     Sparse(&'a CsrMatrix),
     /// Row-major, all computed.
     Dense(&'a [f32]),
+    /// Row-major, of a convolution for which [`Conv::winograd`](crate::Conv::winograd) has an estimate, computed with
+    /// fewer products, whose rounding errors are a few times larger.
+    Winograd(&'a [f32]),
 }
 
 /// Steps with their weights, in one or more stages. They work in a [`Workspace`], of which a program may have many at

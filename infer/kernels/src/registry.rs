@@ -19,6 +19,7 @@ use crate::softmax::Softmax;
 use crate::sparse_conv::SparseConv;
 use crate::step::{Call, Site};
 use crate::transfer::{Export, Flatten, Import};
+use crate::winograd::{WinogradInput, WinogradOutput};
 
 /// What a kernel's name stands for. Every kernel is there at every tier, whose name its full name ends in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ kernels! {
     RowConv "sparse_row_conv_f32" "as sparse_conv_f32, over rows of whole vectors, by aligned loads"
     MapConv "sparse_map_conv_f32" "as sparse_conv_f32, over small maps of a vector of images, without their padding"
     DenseConv "dense_conv_f32" "y = clip(bias + sum over weights of weight x + residual)"
+    WinogradInput "winograd_input_f32" "scratch = for each four rows of x the six that a convolution of 1x3 weights reads"
+    WinogradOutput "winograd_output_f32" "y = clip(bias + four rows for each six that it gave + residual)"
     DepthwiseConv "depthwise_conv_f32" "y = clip(bias + sum over a 3x3 window of weight x + residual), channel by channel"
     DepthwiseRows "depthwise_rows_f32" "as depthwise_conv_f32, of one image whose rows have no gaps"
     SparseLinear "sparse_linear_f32" "y = clip(bias + sum over non-zero weights of weight x), one image"

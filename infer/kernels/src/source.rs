@@ -33,6 +33,13 @@ impl Source {
         Self { base: start + x.head() - origin, channel: x.stride(), taps, reach, pitch, panels: 1 }
     }
 
+    /// Reads `x` one position left, at and one position right of each output.
+    pub(crate) fn sideways(x: &Place) -> Self {
+        let (lanes, pitch) = (x.plane.lanes(), x.plane.pitch() * x.plane.lanes());
+        let taps = (0..3).map(|k| k * lanes).collect();
+        Self { base: x.row(0, 0) - lanes, channel: x.plane.stride(), taps, reach: [0, 2 * lanes], pitch, panels: 1 }
+    }
+
     /// As [`Source::direct`], or for a stride of more than 1 from `scratch`, where the returned step first puts, for every
     /// row and column phase of the stride, the positions it reads as rows of the output's width, one for every output row
     /// and those around that a tap reaches. All columns of the kernel that read one phase lie at one place: for

@@ -51,6 +51,8 @@ twins! {
     sparse_row_conv_f32 in convolution
     sparse_map_conv_f32 in convolution
     dense_conv_f32 in convolution
+    winograd_input_f32 in convolution
+    winograd_output_f32 in convolution
     depthwise_conv_f32 in convolution
     depthwise_rows_f32 in convolution
     sparse_linear_f32 in linear

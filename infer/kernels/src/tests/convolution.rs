@@ -23,6 +23,8 @@ struct Case {
 pub(super) enum Packing {
     Dense,
     Sparse,
+    /// Where it can be, else dense.
+    Winograd,
 }
 
 const SAME: Window = Window { kernel: [3, 3], stride: [1, 1], pads: [1; 4], dilation: [1, 1] };
@@ -157,6 +159,19 @@ pub(super) fn dense_conv_f32() {
     cases().iter().for_each(|case| test(case, Packing::Dense));
 }
 
+pub(super) fn winograd_input_f32() {
+    winograd(|_| true);
+}
+
+pub(super) fn winograd_output_f32() {
+    winograd(|case| case.residual || case.clip != NO_CLIP);
+}
+
+fn winograd(of: impl Fn(&Case) -> bool) {
+    let cases = cases().into_iter().filter(|case| case.window == SAME && case.groups == 1);
+    cases.filter(of).for_each(|case| test(&case, Packing::Winograd));
+}
+
 pub(super) fn depthwise_conv_f32() {
     for (i, width) in edges().chain([40]).enumerate() {
         for stride in [1, 2] {
@@ -180,12 +195,16 @@ fn test(case: &Case, packing: Packing) {
     let weight = weights(rng, outputs, columns, case.sparsity);
     let matrix = CsrMatrix::from_dense(&weight).unwrap();
     let bias = values(rng, outputs, 1.0);
-    let packed = match packing {
-        Packing::Dense => Weights::Dense(weight.data()),
-        Packing::Sparse => Weights::Sparse(&matrix),
-    };
     let steps = |b: &mut ProgramBuilder| {
         let mut conv = Conv { window, groups, bias: Some(&bias), residual: None, clip: NO_CLIP };
+        let [x, y] = [0, 1].map(|buffer| b.buffers[buffer].plane);
+        let packed = match packing {
+            Packing::Sparse => Weights::Sparse(&matrix),
+            Packing::Winograd if conv.winograd(&x, &y, case.channels, b.isa).is_some() => {
+                Weights::Winograd(weight.data())
+            }
+            _ => Weights::Dense(weight.data()),
+        };
         if residual {
             b.conv(0, 1, packed, &conv);
             conv.residual = Some(1);
@@ -197,7 +216,7 @@ fn test(case: &Case, packing: Packing) {
     let twin = Twin {
         buffers: &[&[inputs, height, width], &output, &output],
         steps: &steps,
-        expected: &|image| naive(case, &weight, &bias, image),
+        expected: &|image| naive(case, packing, &weight, &bias, image),
         range: 1.0,
     };
     twin.check(&(case, packing));
@@ -256,8 +275,40 @@ impl Sum {
     }
 }
 
+/// The absolute values of the transforms of F(4, 3).
+struct Transforms {
+    weights: [[f64; 3]; 6],
+    inputs: [[f64; 6]; 6],
+    outputs: [[f64; 6]; 4],
+}
+
+const WINOGRAD: Transforms = Transforms {
+    weights: [
+        [1.0 / 4.0, 0.0, 0.0],
+        [1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0],
+        [1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [0.0, 0.0, 1.0],
+    ],
+    inputs: [
+        [4.0, 0.0, 5.0, 0.0, 1.0, 0.0],
+        [0.0, 4.0, 4.0, 1.0, 1.0, 0.0],
+        [0.0, 4.0, 4.0, 1.0, 1.0, 0.0],
+        [0.0, 2.0, 1.0, 2.0, 1.0, 0.0],
+        [0.0, 2.0, 1.0, 2.0, 1.0, 0.0],
+        [0.0, 4.0, 0.0, 5.0, 0.0, 1.0],
+    ],
+    outputs: [
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, 1.0, 2.0, 2.0, 0.0],
+        [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+        [0.0, 1.0, 1.0, 8.0, 8.0, 1.0],
+    ],
+};
+
 /// One image `[channels, height, width]`.
-fn naive(case: &Case, weight: &Tensor, bias: &[f32], image: &[f32]) -> Vec<Expected> {
+fn naive(case: &Case, packing: Packing, weight: &Tensor, bias: &[f32], image: &[f32]) -> Vec<Expected> {
     let Case { channels: [inputs, outputs], size: [height, width], window: w, groups, .. } = *case;
     let [rows, cols] = w.positions(case.size).unwrap();
     let (group_in, group_out) = (inputs / groups, outputs / groups);
@@ -273,6 +324,26 @@ fn naive(case: &Case, weight: &Tensor, bias: &[f32], image: &[f32]) -> Vec<Expec
                         let channel = o / group_out * group_in + i;
                         let a = weight.data()[((o * group_in + i) * w.kernel[0] + kh) * w.kernel[1] + kw];
                         sum.add(a, image[(channel * height + y) * width + x]);
+                    }
+                }
+            }
+            if packing == Packing::Winograd && w == SAME && groups == 1 {
+                sum.magnitude = f64::from(bias.abs());
+                // Those of the products, and of the sums that make their factors and that are made of them.
+                sum.products = 3.0 * inputs as f64 + 16.0;
+                for (c, kw) in (0..inputs)
+                    .flat_map(|c| (0..3).map(move |kw| (c, kw)))
+                    .filter(|(_, kw)| (1..=width).contains(&(col + kw)))
+                {
+                    let x = |i: usize| match (row / 4 * 4 + i).checked_sub(1).filter(|y| *y < height) {
+                        Some(y) => f64::from(image[(c * height + y) * width + col + kw - 1]).abs(),
+                        None => 0.0,
+                    };
+                    let a = |kh: usize| f64::from(weight.data()[((o * inputs + c) * 3 + kh) * 3 + kw]).abs();
+                    for (t, of_output) in WINOGRAD.outputs[row % 4].iter().enumerate() {
+                        let weight: f64 = (0..3).map(|i| WINOGRAD.weights[t][i] * a(i)).sum();
+                        let input: f64 = (0..6).map(|i| WINOGRAD.inputs[t][i] * x(i)).sum();
+                        sum.magnitude += of_output * weight * input;
                     }
                 }
             }

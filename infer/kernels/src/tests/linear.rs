@@ -25,8 +25,8 @@ fn linear(packing: Packing) {
             let bias = values(rng, outputs, 1.0);
             let clip = [-0.75, f32::INFINITY];
             let packed = match packing {
-                Packing::Dense => Weights::Dense(weight.data()),
                 Packing::Sparse => Weights::Sparse(&matrix),
+                _ => Weights::Dense(weight.data()),
             };
             let steps = |b: &mut ProgramBuilder| _ = b.linear(0, 1, packed, Some(&bias), clip);
             let expected = |x: &[f32]| -> Vec<Expected> {
