@@ -13,10 +13,10 @@ const SPARSE_OVER_DENSE: f64 = 2.0;
 /// Output channels that the dense kernel computes at a time, about: 6 or 8, by tier.
 const BLOCK: usize = 8;
 
-/// Time of one non-zero of the one-image linear kernel, which gathers, in units of one weight of the dense dot
-/// product, for a tier of `lanes`.
-fn gather_over_dot(isa: Isa) -> f64 {
-    isa.lanes() as f64
+/// Time of one non-zero of the one-image linear kernel, which gathers, in units of one of `all` weights of the dense dot
+/// product, which is as fast as its weights come.
+fn gather_over_dot(all: usize, isa: Isa) -> f64 {
+    if all * size_of::<f32>() > WEIGHTS_STREAMED { 2.5 } else { isa.lanes() as f64 }
 }
 
 /// Whether a convolution of this density is faster when only its non-zeros are computed. `share` is that of the time of
@@ -53,8 +53,8 @@ pub(crate) fn depthwise_is_sparse(density: f64) -> bool {
 }
 
 /// Whether a linear layer for one image is faster when only its non-zeros are computed.
-pub(crate) fn linear_is_sparse(density: f64, isa: Isa) -> bool {
-    density * gather_over_dot(isa) < 1.0
+pub(crate) fn linear_is_sparse([nnz, all]: [usize; 2], isa: Isa) -> bool {
+    nnz as f64 * gather_over_dot(all, isa) < all as f64
 }
 
 /// The window of a convolution.
@@ -140,11 +140,11 @@ pub(crate) fn of_layer(model: &CompressedModel, layer: &Layer<'_>, sparse: bool,
         Kind::Conv(conv) => of_convolution(model, layer, conv, sparse, isa, lanes),
         Kind::Gemm(gemm) => {
             let weight = model.weight(&gemm.weight);
-            let (all, nnz) = (weight.shape().iter().product::<usize>() as f64, weight.nnz() as f64);
+            let (all, nnz) = (weight.shape().iter().product::<usize>(), weight.nnz() as f64);
             match (sparse, lanes) {
                 (true, _) => nnz,
-                (false, 1) => all / gather_over_dot(isa),
-                (false, _) => all / SPARSE_OVER_DENSE,
+                (false, 1) => all as f64 / gather_over_dot(all, isa),
+                (false, _) => all as f64 / SPARSE_OVER_DENSE,
             }
         }
         Kind::MaxPool(_) | Kind::AveragePool(_) if lanes == 1 => POOLING[1] * values(layer.output) as f64,

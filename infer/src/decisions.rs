@@ -114,9 +114,13 @@ pub(crate) fn values(model: &CompressedModel, value: ValueId) -> usize {
 
 /// Whether a layer's weights are stored sparse.
 fn is_sparse(model: &CompressedModel, layer: &Layer<'_>, isa: Isa, lanes: usize, policy: WeightPolicy) -> bool {
-    let density = |name: &str| {
+    let numbers = |name: &str| {
         let weight = model.weight(name);
-        weight.nnz() as f64 / weight.shape().iter().product::<usize>() as f64
+        [weight.nnz(), weight.shape().iter().product::<usize>()]
+    };
+    let density = |name: &str| {
+        let [nnz, all] = numbers(name);
+        nnz as f64 / all as f64
     };
     match (policy, layer.kind) {
         (WeightPolicy::Sparse, _) => true,
@@ -130,7 +134,7 @@ fn is_sparse(model: &CompressedModel, layer: &Layer<'_>, isa: Isa, lanes: usize,
             cost::convolution_is_sparse(density(&conv.weight), conv.out_channels / conv.groups, share)
         }
         (WeightPolicy::Auto, Kind::Gemm(gemm)) => match lanes {
-            1 => cost::linear_is_sparse(density(&gemm.weight), isa),
+            1 => cost::linear_is_sparse(numbers(&gemm.weight), isa),
             _ => cost::convolution_is_sparse(density(&gemm.weight), gemm.out_features, 1.0),
         },
         _ => false,

@@ -1,5 +1,6 @@
 //! Builds programs: every step is checked here, against buffers that are laid out here.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use sr2_formats::{CsrMatrix, Tensor};
@@ -194,6 +195,8 @@ impl ProgramBuilder {
 
         let start = self.steps.len();
         let by_rows = matches!(weights, Weights::Sparse(_)) && window.is_by_rows(&from.plane, &to.plane, self.isa);
+        let [of_rows, vectors] = self.isa.rows(to.plane.width()).unwrap_or_default();
+        let read = if by_rows { to.plane.height() * of_rows * vectors } else { flat };
         let is_masked = matches!(weights, Weights::Dense(_)) && window.is_masked(&from.plane, &to.plane);
         let by_maps = matches!(weights, Weights::Sparse(_)) && window.is_by_maps(&from.plane, &to.plane, self.isa);
         let source = if !by_maps && !by_rows && !is_masked && window.is_direct(&from.plane, &to.plane) {
@@ -205,21 +208,21 @@ impl ProgramBuilder {
             );
             source
         } else {
-            let kind = match (by_maps, by_rows, is_masked) {
-                (true, ..) => Source::maps,
-                (_, true, _) => Source::rows,
-                (.., true) => Source::masked,
-                _ => Source::arranged,
+            let (y, scratch) = (&to.plane, Scratch { start: self.scratch, isa: self.isa });
+            let (source, step) = match (by_maps, by_rows, is_masked) {
+                (true, ..) => Source::maps(&window, &from, y, scratch),
+                (_, true, _) => Source::rows(&window, &from, y, of_rows * vectors, scratch),
+                (.., true) => Source::masked(&window, &from, y, scratch),
+                _ => Source::arranged(&window, &from, y, scratch),
             };
-            let (source, step) = kind(&window, &from, &to.plane, Scratch { start: self.scratch, isa: self.isa });
             if let Some(step) = step {
-                let (read, written) = (source.extent(from.channels, flat), from.channels * source.channel);
+                let (read, written) = (source.extent(from.channels, read), from.channels * source.channel);
                 self.scratch_values = self.scratch_values.max(read).max(written);
                 self.push(step);
             }
             source
         };
-        let bytes = source.extent(from.channels, flat).checked_mul(size_of::<f32>());
+        let bytes = source.extent(from.channels, read).checked_mul(size_of::<f32>());
         assert!(bytes.is_some_and(|b| b <= u32::MAX as usize), "an input of {bytes:?} bytes");
         let layer = Layer { source, groups, rows: to.channels, channels: from.channels, bias };
         let (grid, lanes) = (Grid::of(&to.plane), self.isa.lanes());
@@ -228,15 +231,29 @@ impl ProgramBuilder {
         let (stride, mask) = (to.plane.stride(), to.plane.mask().filter(|_| self.lanes == 1));
         match weights {
             Weights::Sparse(matrix) if by_rows => {
-                let grid = Grid::rows_of(&to.plane);
-                let of_rows = self.isa.lanes_of_rows(to.plane.width()).expect("rows are whole vectors");
-                let (halves, lanes, vectors) = (of_rows < lanes, of_rows, to.plane.width() / of_rows);
+                let grid = Grid::rows(to.plane.height(), of_rows * vectors);
+                let (halves, lanes) = (of_rows < lanes, of_rows);
                 let tiles = grid.tiles(lanes, vectors, [row_conv::most(self.isa) / vectors, vectors]);
                 let shift = |tap| (window.place(1, tap % window.kernel[1]).1 + 1) as usize;
                 let blocking = Blocking { tile_bytes: 28 << 10, taps: 20, in_flight: 1, parts: SHIFTS.len() };
                 let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, blocking, shift);
                 let bias = layer.bias;
-                let conv = RowConv { x, y, residual, stride, halves, tiles, taps, blocks, bias, clip, cumulative };
+                let (width, pitch) = (to.plane.width(), to.plane.pitch());
+                let conv = RowConv {
+                    x,
+                    y,
+                    residual,
+                    stride,
+                    width,
+                    pitch,
+                    halves,
+                    tiles,
+                    taps,
+                    blocks,
+                    bias,
+                    clip,
+                    cumulative,
+                };
                 self.push(Step::RowConv(conv));
             }
             Weights::Sparse(matrix) if by_maps => {
@@ -267,8 +284,11 @@ impl ProgramBuilder {
             Weights::Dense(dense) | Weights::Winograd(dense) => {
                 let [rows, most] = dense_conv::most(self.isa);
                 let tiles = grid.tiles(lanes, most, [1, most]);
-                let reaches: &[isize] = if is_masked { &[-1, 1] } else { &[] };
                 let right = |tap| window.place(1, tap % window.kernel[1]).1;
+                let reaches: BTreeSet<isize> = match is_masked {
+                    true => (0..window.kernel[1]).map(right).filter(|reach| *reach != 0).collect(),
+                    false => BTreeSet::new(),
+                };
                 let edge = |tap| reaches.iter().position(|reach| *reach == right(tap));
                 let (chunks, order) = layer.chunks(&tiles[0], lanes, rows, edge);
                 let (weights, blocks) = layer.dense(dense, &order, &chunks, rows);

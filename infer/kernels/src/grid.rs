@@ -30,9 +30,9 @@ impl Grid {
         }
     }
 
-    /// The grid of a plane of one image, whose rows are runs.
-    pub(crate) fn rows_of(plane: &Plane) -> Self {
-        Self { height: plane.height(), width: plane.width(), pitch: plane.pitch() }
+    /// The grid of `height` rows of `width` values behind each other, whose rows are runs.
+    pub(crate) fn rows(height: usize, width: usize) -> Self {
+        Self { height, width, pitch: width }
     }
 
     /// Values from one run to the next.

@@ -172,14 +172,17 @@ impl Isa {
 
     /// Whether rows of `width` values are whole vectors, and few enough for the sparse kernel with aligned loads.
     pub fn holds_rows(self, width: usize) -> bool {
-        self.lanes_of_rows(width).is_some()
+        self.rows(width).is_some_and(|[lanes, vectors]| lanes * vectors == width)
     }
 
-    /// Lanes of the vectors that such rows consist of: with AVX-512 half of them where whole ones do not fit.
-    pub(crate) fn lanes_of_rows(self, width: usize) -> Option<usize> {
+    /// Lanes and number of the vectors that hold a row of `width` values for [`row_conv`], if few are needed and few of
+    /// their values are left over: with AVX-512 of half the size where whole ones would leave more.
+    pub(crate) fn rows(self, width: usize) -> Option<[usize; 2]> {
         let half = matches!(self, Self::Avx512(_)).then_some(self.lanes() / 2);
-        let fits = |lanes: &usize| width.is_multiple_of(*lanes) && width / *lanes <= row_conv::most(self);
-        std::iter::once(self.lanes()).chain(half).find(fits)
+        let sizes = std::iter::once(self.lanes()).chain(half).map(|lanes| [lanes, width.div_ceil(lanes)]);
+        let values = |[lanes, vectors]: &[usize; 2]| lanes * vectors;
+        let fits = |size: &[usize; 2]| size[1] <= row_conv::most(self) && 5 * values(size) <= 6 * width;
+        sizes.filter(fits).min_by_key(values)
     }
 
     /// f32 values in one vector.

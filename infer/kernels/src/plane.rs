@@ -1,7 +1,7 @@
 //! Where the values of one channel, and those of a buffer, lie in memory.
 
-use crate::Isa;
 use crate::step::Part;
+use crate::window::MASKED;
 
 /// Values that the widest vector holds; strides are multiples of it.
 pub(crate) const ALIGN: usize = 16;
@@ -45,8 +45,8 @@ impl Plane {
         assert!([height, width, pad].iter().all(|n| *n <= 1 << 17), "plane {height}x{width}, pad {pad} is too large");
         let pitch = width + gap;
         let border = (pad * pitch + gap) * lanes;
-        // A value before the zeros above is read, and masked out, where there is no gap.
-        let head = if pad > 0 && gap == 0 { border + 1 } else { border }.next_multiple_of(ALIGN);
+        // Values before the zeros above are read, and masked out, where there is no gap.
+        let head = if pad > 0 && gap == 0 { border + MASKED as usize } else { border }.next_multiple_of(ALIGN);
         let flat = ((height - 1) * pitch + width) * lanes;
         // The last vector of the last row may reach one vector too far, on the way in and on the way out.
         let stride = odd_lines(head + flat.next_multiple_of(ALIGN) + border + if pad > 0 { ALIGN } else { 0 });
@@ -77,11 +77,6 @@ impl Plane {
     /// Zeros between rows.
     pub fn gap(&self) -> usize {
         self.gap
-    }
-
-    /// Whether rows are whole vectors with nothing between, and few enough for [`crate::row_conv`].
-    pub(crate) fn holds_rows(&self, isa: Isa) -> bool {
-        self.gap == 0 && self.lanes == 1 && isa.holds_rows(self.width)
     }
 
     /// Whether the zeros around the image are as many as a window's top, left, bottom and right padding asks for.

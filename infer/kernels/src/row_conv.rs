@@ -1,6 +1,6 @@
 //! Direct sparse convolution over rows of whole vectors: every load is aligned.
 //!
-//! Where a row is a whole number of vectors, a tap one position to the side starts within a vector, and the unaligned
+//! Where a row is a whole number of vectors, or copied to where it is filled up to one, a tap one position to the side starts within a vector, and the unaligned
 //! loads it takes cost twice as much: at 512 bits each crosses a cache line. So the non-zeros of an output channel are
 //! summed by the column of the kernel they are in, each at its place in the row, and the sums are moved sideways once.
 
@@ -13,8 +13,8 @@ use crate::simd::{Kernel, Vector};
 use crate::sparse_conv::{Tap, add_from, each, store};
 use crate::step::Call;
 
-/// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position to the side in planes whose rows
-/// are whole vectors with nothing between.
+/// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position to the side in rows of whole
+/// vectors with nothing between.
 #[derive(Debug)]
 pub(crate) struct RowConv {
     /// Offsets in the arena: taps are relative to `x`; row `o` of `y` and `residual` is `o * stride` further.
@@ -22,9 +22,12 @@ pub(crate) struct RowConv {
     pub(crate) y: usize,
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
+    /// Values of a row of `y` and `residual`, which may end within a vector, and from one to the next.
+    pub(crate) width: usize,
+    pub(crate) pitch: usize,
     /// Whether a row consists of vectors of half the tier's size.
     pub(crate) halves: bool,
-    /// What to compute of each output channel: whole rows.
+    /// What to compute of each output channel: whole rows, which start at `at` in the rows that taps read.
     pub(crate) tiles: Vec<Tile>,
     /// Taps by block of input channels, then by output channel, then by how far right they read.
     pub(crate) taps: Vec<Tap>,
@@ -95,7 +98,7 @@ impl Call<'_, RowConv> {
         // of the others, and gave this thread channels or tiles of its own.
         unsafe {
             let x = self.site.arena.add(s.x + at).cast_const();
-            let (zero, pitch) = (V::splat(0.0), C * V::LANES);
+            let (zero, at) = (V::splat(0.0), at / (C * V::LANES) * s.pitch);
             for channel in channels {
                 let y = self.site.arena.add(s.y + channel * s.stride + at);
                 let taps = |shift: usize| {
@@ -114,16 +117,25 @@ impl Call<'_, RowConv> {
                     let bias = V::splat(*s.bias.get_unchecked(channel));
                     tile = each(tile, |sum, _, _| sum.add(bias));
                 } else {
-                    tile = add_from(tile, y, pitch);
+                    tile = add_from(tile, y, s.pitch);
                 }
                 if last {
                     if let Some(residual) = s.residual {
-                        tile = add_from(tile, self.site.arena.add(residual + channel * s.stride + at), pitch);
+                        tile = add_from(tile, self.site.arena.add(residual + channel * s.stride + at), s.pitch);
                     }
                     let [low, high] = s.clip.map(|bound| V::splat(bound));
                     tile = each(tile, |sum, _, _| sum.clamp(low, high));
                 }
-                store(tile, y, pitch);
+                if s.width == C * V::LANES {
+                    store(tile, y, s.pitch);
+                } else {
+                    for (r, row) in tile.into_iter().enumerate() {
+                        let y = y.add(r * s.pitch);
+                        for (c, vector) in row.into_iter().enumerate() {
+                            vector.store_first(y.add(c * V::LANES), (s.width - c * V::LANES).min(V::LANES));
+                        }
+                    }
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, to: *mut f32);
+    /// Writes the first `count` values, at most `LANES`.
+    unsafe fn store_first(self, to: *mut f32, count: usize);
     /// Asks for the cache line at `at`, which need not be readable, ahead of its use.
     unsafe fn prefetch(_at: *const u8) {}
     /// `self * factor + addend`, with one rounding where the tier fuses.
@@ -118,6 +120,12 @@ impl Vector for Portable {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller gives four writable values.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller gives that many writable values.
+        (0..count).for_each(|i| unsafe { to.add(i).write(self.0[i]) });
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use crate::arrange::{Arrange, runs};
 use crate::plane::{ALIGN, Place, Plane, odd_lines};
 use crate::registry::Step;
 use crate::select::{Select, picks};
-use crate::window::Window;
+use crate::window::{MASKED, Window};
 
 /// Where the taps of a convolution lie: tap `k` (row-major in the kernel) of input channel `c` of flat output value
 /// `i` is `base + c * channel + taps[k] + i`, in values from the start of the arena.
@@ -40,16 +40,16 @@ impl Source {
         Self { base: x.row(0, 0) - lanes, channel: x.plane.stride(), taps, reach: [0, 2 * lanes], pitch, panels: 1 }
     }
 
-    /// As [`Source::direct`], or for a stride of more than 1 from `scratch`, where the returned step first puts, for every
-    /// row and column phase of the stride, the positions it reads as rows of the output's width, one for every output row
-    /// and those around that a tap reaches. All columns of the kernel that read one phase lie at one place: for
-    /// [`crate::row_conv`].
-    pub(crate) fn rows(window: &Window, x: &Place, y: &Plane, scratch: Scratch) -> (Self, Option<Step>) {
+    /// As [`Source::direct`] where rows of `pitch` values lie behind each other, else from `scratch`, where the returned
+    /// step first puts, for every row and column phase of the stride, the positions it reads as such rows, one for every
+    /// output row and those around that a tap reaches, and 0 behind the last output. All columns of the kernel that read
+    /// one phase lie at one place: for [`crate::row_conv`].
+    pub(crate) fn rows(window: &Window, x: &Place, y: &Plane, pitch: usize, scratch: Scratch) -> (Self, Option<Step>) {
         let down = |k: usize| window.place(0, k).1;
         let above = (0..window.kernel[0]).map(down).min().unwrap_or(0).min(0).unsigned_abs();
         let below = (0..window.kernel[0]).map(down).max().unwrap_or(0).max(0).unsigned_abs();
-        let (plane, pitch, reach) = (&x.plane, y.width(), [above + below, 0]);
-        if window.stride == [1, 1] {
+        let (plane, reach) = (&x.plane, [above + below, 0]);
+        if window.keeps_rows(plane, y) && pitch == y.width() {
             let taps =
                 (0..window.kernel[0] * window.kernel[1]).map(|k| k / window.kernel[1] * window.dilation[0] * pitch);
             let base = x.row(0, 0) - window.pads[0] * pitch;
@@ -66,13 +66,13 @@ impl Source {
     /// As [`Source::rows`], with every column of the kernel at its own place, which for outputs at the edges is in a
     /// neighbouring row.
     pub(crate) fn masked(window: &Window, x: &Place, y: &Plane, scratch: Scratch) -> (Self, Option<Step>) {
-        let (mut source, step) = Self::rows(window, x, y, scratch);
+        let (mut source, step) = Self::rows(window, x, y, y.width(), scratch);
         // So that no place is below 0.
-        source.base -= 1;
+        source.base -= MASKED as usize;
         for (k, tap) in source.taps.iter_mut().enumerate() {
-            *tap = (*tap + 1).wrapping_add_signed(window.place(1, k % window.kernel[1]).1);
+            *tap = tap.wrapping_add_signed(MASKED + window.place(1, k % window.kernel[1]).1);
         }
-        source.reach[1] = 2;
+        source.reach[1] = 2 * MASKED as usize;
         (source, step)
     }
 

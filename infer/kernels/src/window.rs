@@ -4,6 +4,9 @@ use crate::Isa;
 use crate::map_conv;
 use crate::plane::Plane;
 
+/// How far to the side a tap may reach where rows have no gap, at most: so much before the first row may be read.
+pub(crate) const MASKED: isize = 2;
+
 /// A sliding window with ONNX semantics (floor mode).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -41,20 +44,25 @@ impl Window {
     /// Whether every tap of every output position of `y`, one image whose rows have no gap, lies at one constant distance
     /// in `x`, or in the phases of a stride, but for those left and right of a row, where the neighbouring rows lie.
     pub(crate) fn is_masked(&self, x: &Plane, y: &Plane) -> bool {
-        let [top, _, bottom, _] = self.pads;
         (y.lanes(), y.gap()) == (1, 0)
             && self.kernel[1] > 1
-            && self.reaches_neighbours(1, x.width(), y.width())
-            && (self.stride != [1, 1] || x == y && x.pad() > 0 && top.max(bottom) <= x.pad())
+            && self.reaches_at_most(MASKED, 1, x.width(), y.width())
+            && (self.stride != [1, 1] || x.pad() > 0 && self.keeps_rows(x, y))
     }
 
     /// Whether [`crate::row_conv`] can run it from `x` to `y`.
     pub(crate) fn is_by_rows(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
-        let [top, _, bottom, _] = self.pads;
-        y.holds_rows(isa)
+        y.lanes() == 1
+            && isa.rows(y.width()).is_some()
             && (2..=3).contains(&self.kernel[1])
-            && self.reaches_neighbours(1, x.width(), y.width())
-            && (self.stride != [1, 1] || x == y && top.max(bottom) <= x.pad())
+            && self.reaches_at_most(1, 1, x.width(), y.width())
+    }
+
+    /// Whether the rows of `x` that it reads for each row of `y` lie at a constant distance, zeros above and below
+    /// included.
+    pub(crate) fn keeps_rows(&self, x: &Plane, y: &Plane) -> bool {
+        let [top, _, bottom, _] = self.pads;
+        self.stride == [1, 1] && x == y && x.gap() == 0 && top.max(bottom) <= x.pad()
     }
 
     /// Whether there is a sparse kernel from `x` to `y`, planes of a vector of images, that leaves out the padding.
@@ -64,16 +72,17 @@ impl Window {
             && self.kernel != [1, 1]
             && (self.stride != [1, 1] || x == y)
             && map_conv::rows_of_tile(isa, [y.height(), y.width()]).is_some()
-            && self.reaches_neighbours(0, x.height(), y.height())
-            && self.reaches_neighbours(1, x.width(), y.width())
+            && self.reaches_at_most(1, 0, x.height(), y.height())
+            && self.reaches_at_most(1, 1, x.width(), y.width())
     }
 
-    /// Whether every tap along an axis reads what belongs to its own output position or a neighbour's, or padding.
-    fn reaches_neighbours(&self, axis: usize, from: usize, to: usize) -> bool {
+    /// Whether every tap along an axis reads what belongs to its own output position or one at most `most` from it, or
+    /// padding.
+    fn reaches_at_most(&self, most: isize, axis: usize, from: usize, to: usize) -> bool {
         (0..self.kernel[axis]).all(|k| {
             let (phase, reach) = self.place(axis, k);
             // Behind the last output position there must be only padding.
-            reach.abs() <= 1 && (reach < 1 || to * self.stride[axis] + phase >= from)
+            reach.abs() <= most && (reach < 1 || to * self.stride[axis] + phase >= from)
         })
     }
 

@@ -73,6 +73,7 @@ fn every_kernel(isa: Isa, lanes: usize, count: usize) -> (Program, usize) {
     b.import(0);
     b.conv(0, 1, sparse, &conv);
     b.conv(1, 0, dense, &conv);
+    b.conv(0, 1, Weights::Winograd(weight.data()), &conv);
     b.conv(11, 12, sparse, &conv);
     b.conv(11, 12, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
     b.conv(0, 1, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });

@@ -38,6 +38,16 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        let mut values = [0.0; Self::LANES];
+        // SAFETY: the caller promises NEON and that many writable values, at most four.
+        unsafe {
+            vst1q_f32(values.as_mut_ptr(), self.0);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         // SAFETY: the caller promises NEON.
         Self(unsafe { vfmaq_f32(addend.0, self.0, factor.0) })

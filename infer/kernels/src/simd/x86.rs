@@ -60,6 +60,15 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller promises AVX2 and that many writable values.
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes), self.0);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: every CPU of the tier has SSE, and a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
@@ -173,6 +182,12 @@ impl Vector for F32x16 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises AVX-512 and sixteen writable values.
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller promises AVX-512 and that many writable values.
+        unsafe { _mm512_mask_storeu_ps(to, ((1u32 << count) - 1) as u16, self.0) }
     }
 
     #[inline(always)]

@@ -90,7 +90,7 @@ pub(super) fn sparse_conv_f32() {
 
 /// Rows of one to eight vectors of every tier, channels of one tile or more, in one block of input channels or several.
 pub(super) fn sparse_row_conv_f32() {
-    for width in [4, 8, 12, 16, 20, 24, 32, 48, 64, 128] {
+    for width in [4, 7, 8, 12, 14, 15, 16, 20, 23, 24, 28, 32, 48, 56, 64, 127, 128] {
         cases_of_rows(width).iter().for_each(|case| test(case, Packing::Sparse));
     }
 }
