@@ -149,6 +149,11 @@ impl Call<'_, SparseConv> {
                 }
                 let range = *starts.get_unchecked(row) as usize..*starts.get_unchecked(row + 1) as usize;
                 let taps = s.taps.get_unchecked(range);
+                // Of a long tile, what the sums will be written to is on its way while two rows are computed.
+                if R == 1 && C >= 6 {
+                    let later = y.wrapping_add(2 * s.stride).cast::<u8>();
+                    (0..C).for_each(|c| V::prefetch(later.wrapping_add(c * V::LANES * size_of::<f32>())));
+                }
                 if U < PER_LINE {
                     prefetch::<V>(taps);
                 }
