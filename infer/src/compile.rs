@@ -56,6 +56,7 @@ pub(crate) fn compile(
     let program = Program::chain(builders, Threads { count, spin, pin }, batch);
     for plan in &mut plans {
         plan.kernels = program.kernels(plan.steps.clone());
+        plan.kernels.dedup();
         plan.weight_bytes = program.weight_bytes(plan.steps.clone());
     }
     let plan = Plan::new(&program, plans);

@@ -294,6 +294,7 @@ impl ProgramBuilder {
                 let (weights, blocks) = layer.dense(dense, &order, &chunks, rows);
                 let edges = reaches.iter().map(|right| to.plane.edge(*right)).collect();
                 let offsets = order.iter().map(|column| layer.offset(0, *column)).collect();
+                let far = to.values() * size_of::<f32>() > 1 << 20;
                 let block_first = to.channels * layer.source.taps.len() > layer.source.channel;
                 self.push(Step::DenseConv(DenseConv {
                     x,
@@ -309,6 +310,7 @@ impl ProgramBuilder {
                     edges,
                     blocks,
                     block_first,
+                    far,
                     clip,
                 }));
             }

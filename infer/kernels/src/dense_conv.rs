@@ -38,6 +38,8 @@ pub(crate) struct DenseConv {
     /// Whether the tiles of a block, rather than the blocks of a tile, follow each other: the smaller of a chunk's
     /// inputs and weights is what should be read again and again.
     pub(crate) block_first: bool,
+    /// Whether outputs leave the second-level cache between layers, and are asked for ahead.
+    pub(crate) far: bool,
     pub(crate) clip: [f32; 2],
 }
 
@@ -109,6 +111,15 @@ impl Call<'_, DenseConv> {
             let block = s.blocks.get_unchecked(block);
             let x = self.site.arena.add(s.x + block.x + at).cast_const();
             let y = self.site.arena.add(s.y + block.row * s.stride + at);
+            let residual = s.residual.map(|residual| self.site.arena.add(residual + block.row * s.stride + at));
+            if last && s.far {
+                // They are not needed before all taps are added.
+                for start in residual.into_iter().chain([y]) {
+                    for place in (0..R).flat_map(|r| (0..P).map(move |p| r * s.stride + p * V::LANES)) {
+                        V::prefetch(start.wrapping_add(place).cast::<u8>());
+                    }
+                }
+            }
             let mut sums = [[V::splat(0.0); P]; R];
             for (r, sums) in sums.iter_mut().enumerate() {
                 if first {
@@ -132,7 +143,6 @@ impl Call<'_, DenseConv> {
                 }
             }
             let [low, high] = s.clip.map(|bound| V::splat(bound));
-            let residual = s.residual.map(|residual| self.site.arena.add(residual + block.row * s.stride + at));
             let mask = s.mask.as_ref().map(|mask| mask.as_ptr().add(at));
             for (r, sums) in sums.into_iter().enumerate() {
                 if r == block.rows {

@@ -125,6 +125,7 @@ fn of_product(x: &Place, y: &Place, weights: &[f32], isa: Isa) -> DenseConv {
         edges: reaches.iter().map(|right| y.plane.edge(*right)).collect(),
         blocks,
         block_first: y.channels * 3 > layer.source.channel,
+        far: false,
         clip: crate::NO_CLIP,
     }
 }
