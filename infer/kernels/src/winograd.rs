@@ -37,11 +37,13 @@ pub(crate) const OF_WEIGHTS: [[f64; 3]; PRODUCTS] = [
 /// Values that the scratch of a convolution may take.
 const MOST: usize = 1 << 28;
 
-/// Bytes of weights that are read anew for every pass, and what 64 bytes of them and a vector of one row of a group of
-/// rows then cost, in multiply-adds of a vector.
+/// Bytes of weights from which on they are read anew for every pass, and what 64 bytes of them then cost, in multiply-adds
+/// of a vector.
 const WEIGHTS_STREAMED: f64 = (1 << 20) as f64;
 const STREAMING: f64 = 10.0;
-const TRANSFORM: f64 = 16.0;
+
+/// What a vector of a group of rows costs on the way in and on the way out, in multiply-adds of a vector.
+const TRANSFORMS: [f64; 2] = [12.0, 46.0];
 
 impl Conv<'_> {
     /// The time of a dense convolution by [`Weights::Winograd`](crate::Weights::Winograd) as a share of that by
@@ -62,7 +64,7 @@ impl Conv<'_> {
             weights * (positions as f64 + streaming)
         };
         let rows = (plane.height() * (plane.width() * plane.lanes()).div_ceil(isa.lanes())) as f64;
-        let transforms = TRANSFORM * rows * (inputs + outputs) as f64;
+        let transforms = rows * (TRANSFORMS[0] * inputs as f64 + TRANSFORMS[1] * outputs as f64);
         (fits && x.lanes() == y.lanes())
             .then(|| (cost(3 * PRODUCTS, vectors(&plane)) + transforms) / cost(9, vectors(y)))
     }
