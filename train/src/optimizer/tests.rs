@@ -433,6 +433,11 @@ fn steps_that_promise_a_loss_below_zero_are_tested_whatever_their_number() {
     let mut x = vec![1.0; 3];
     let mut unjudged = |loss| sr2.step(&mut x, &mut Steep(loss)).unwrap().verdict == Verdict::Unjudged;
     assert_eq!([2.0, 2.0, 1.0, 2.0].map(&mut unjudged), [false, true, false, true]);
+    // A penalty of 20 that goes with two weights is no promise of the loss: the gradient's is 2.5.
+    let mut sr2 = robust(10.0);
+    test_of(&mut sr2).test_every = 1000;
+    let mut unjudged = |loss| sr2.step(&mut vec![1.0; 3], &mut Steep(loss)).unwrap().verdict == Verdict::Unjudged;
+    assert_eq!([3.0, 3.0, 2.0].map(&mut unjudged), [false, true, false]);
 }
 
 #[test]
