@@ -31,7 +31,7 @@ pub struct Summary {
     pub sparsity: f64,
     /// Sparsity by layer.
     pub layers: Vec<LayerSparsity>,
-    /// Seconds in this process, a resumed run's earlier ones left out.
+    /// Seconds of training, in all processes that the run went on in.
     pub seconds: f64,
 }
 

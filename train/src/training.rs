@@ -78,6 +78,23 @@ struct Session {
     passes: Passes,
     best: Option<Best>,
     clock: EpochClock,
+    stopwatch: Stopwatch,
+}
+
+/// Seconds of training, those in earlier processes of the run included.
+struct Stopwatch {
+    since: Instant,
+    before: f64,
+}
+
+impl Stopwatch {
+    fn start(before: f64) -> Self {
+        Self { since: Instant::now(), before }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.since.elapsed().as_secs_f64()
+    }
 }
 
 /// Training images since the epoch began in this process, and since when.
@@ -147,13 +164,14 @@ impl Session {
         let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
         let executor = setup::executor(&config, &graph, buffers, &team)?;
         let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model, &team)).transpose()?;
+        let before = saved.as_ref().and_then(|(state, _)| state.seconds).unwrap_or(0.0);
         let (optimizer, totals, passes, best) = match saved {
             Some((s, averages)) => {
                 (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.passes, s.best)
             }
             None => (Optimizer::new(settings, layers), EpochTotals::default(), Passes::default(), None),
         };
-        let clock = EpochClock::start();
+        let (clock, stopwatch) = (EpochClock::start(), Stopwatch::start(before));
         Ok(Self {
             config,
             run,
@@ -170,6 +188,7 @@ impl Session {
             passes,
             best,
             clock,
+            stopwatch,
         })
     }
 
@@ -186,7 +205,6 @@ impl Session {
 
     fn go(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         self.check_in_step()?;
-        let started = Instant::now();
         if self.config.method == Method::Sr2Paper {
             observer.on_warning(
                 "method sr2-paper is the published rule, for reference; it hardly trains batch-norm networks",
@@ -220,7 +238,7 @@ impl Session {
                 self.end_epoch(observer)?;
             }
         }
-        self.finish(started).map(Outcome::Finished)
+        self.finish().map(Outcome::Finished)
     }
 
     fn step(&mut self) -> Result<(StepReport, BatchLoss), TrainError> {
@@ -341,7 +359,7 @@ impl Session {
         let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
         if self.best.is_none_or(|best| candidate.beats(&best)) {
             self.best = Some(candidate);
-            self.run.save_best(&self.checkpoint(None))?;
+            self.run.save_best(&self.checkpoint(None, None))?;
         }
         self.save(None)?;
         self.clock = EpochClock::start();
@@ -349,7 +367,7 @@ impl Session {
     }
 
     /// Takes the average of the weights if there is one, recomputes the batch-norm statistics, then measures on the test images, once.
-    fn finish(mut self, started: Instant) -> Result<Summary, TrainError> {
+    fn finish(mut self) -> Result<Summary, TrainError> {
         if let Some(averaged) = self.optimizer.averaged(&self.parameters) {
             self.parameters = averaged;
         }
@@ -372,7 +390,7 @@ impl Session {
             test_loss: test.loss,
             sparsity: census.sparsity(),
             layers: census.layers,
-            seconds: started.elapsed().as_secs_f64(),
+            seconds: self.stopwatch.seconds(),
         };
         self.run.save_summary(&summary)?;
         Ok(summary)
@@ -389,10 +407,11 @@ impl Session {
 
     /// Saves a checkpoint; with the final accuracies, as that of a finished run.
     fn save(&self, accuracies: Option<Accuracies>) -> Result<PathBuf, Error> {
-        self.run.save(self.optimizer.state().step, &self.checkpoint(accuracies))
+        let seconds = accuracies.is_none().then(|| self.stopwatch.seconds());
+        self.run.save(self.optimizer.state().step, &self.checkpoint(accuracies, seconds))
     }
 
-    fn checkpoint(&self, accuracies: Option<Accuracies>) -> Checkpoint {
+    fn checkpoint(&self, accuracies: Option<Accuracies>, seconds: Option<f64>) -> Checkpoint {
         let layout = self.executor.layout();
         let mut tensors = unflatten(layout.trainable(), &self.parameters);
         tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()));
@@ -403,6 +422,7 @@ impl Session {
             passes: self.passes,
             best: self.best,
             finished: accuracies.is_some(),
+            seconds,
         };
         let model = Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's");
         let averages = self.optimizer.averages().clone();

@@ -53,7 +53,7 @@ fn headline(summary: &Summary) -> [(String, &'static str); 6] {
         (percent(summary.validation_accuracy), "validation accuracy"),
         (percent(summary.test_accuracy), "test accuracy"),
         (format!("{} + {}", passes.forward, passes.backward), "forward + backward passes"),
-        (format!("{:.0} s", summary.seconds), "in the last process"),
+        (format!("{:.0} s", summary.seconds), "of training"),
     ]
 }
 

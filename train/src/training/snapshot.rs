@@ -40,6 +40,9 @@ pub(super) struct State {
     pub(super) passes: Passes,
     pub(super) best: Option<Best>,
     pub(super) finished: bool,
+    /// Seconds of training so far; only where a run goes on from, so that what it ends with does not depend on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seconds: Option<f64>,
 }
 
 /// The epoch that `best.safetensors` holds.

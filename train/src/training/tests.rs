@@ -252,6 +252,17 @@ fn a_resumed_run_leaves_the_bits_of_an_uninterrupted_one() {
 }
 
 #[test]
+fn seconds_include_those_before_a_run_was_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let mut session = fresh(&config);
+    session.stopwatch = Stopwatch::start(1e6);
+    interrupt(session, 7);
+    let seconds = finish(reopened(&config.runs.join("run")).unwrap()).seconds;
+    assert!(seconds > 1e6 && seconds < 1e6 + 1e4, "{seconds}");
+}
+
+#[test]
 fn metrics_past_the_last_checkpoint_are_cut() {
     let folder = tempfile::tempdir().unwrap();
     let straight = finish(fresh(&config(&folder.path().join("straight"))));
