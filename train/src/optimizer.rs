@@ -371,6 +371,17 @@ impl Optimizer {
             average.clone_from(direction);
             settings.direction.look_ahead(gradient, direction);
         }
+        self.hold_empty_channels(x);
+    }
+
+    /// Leaves channels without weights where they are, in the layers that say so.
+    fn hold_empty_channels(&mut self, x: &[f32]) {
+        for layer in &self.layers.penalised {
+            let Some(channels) = layer.channels else { continue };
+            let size = layer.range.len() / channels;
+            let pairs = self.direction[layer.range.clone()].chunks_mut(size).zip(x[layer.range.clone()].chunks(size));
+            pairs.filter(|(_, x)| x.iter().all(|x| *x == 0.0)).for_each(|(direction, _)| direction.fill(0.0));
+        }
     }
 
     /// The next sequences of schedule-free averaging into buffers of their own, and the direction to where they lead.

@@ -24,12 +24,14 @@ pub struct PenalisedLayer {
     pub scale: f64,
     /// The groups that the penalty acts on; single weights without.
     pub groups: Option<Grouping>,
+    /// Number of output channels, where those that lose all weights are to stay empty.
+    pub channels: Option<usize>,
 }
 
 impl PenalisedLayer {
     /// A layer that may lose everything, single weights under an unscaled penalty.
     pub fn plain(range: Range<usize>) -> Self {
-        Self { range, least: 0, scale: 1.0, groups: None }
+        Self { range, least: 0, scale: 1.0, groups: None, channels: None }
     }
 }
 

@@ -317,6 +317,33 @@ fn without_regrowth_no_zero_comes_back() {
 }
 
 #[test]
+fn empty_channels_stay_empty_where_they_are_to() {
+    let channels = Some(WEIGHTS / 5);
+    let nesterov = Direction::Momentum { beta: 0.9, nesterov: true };
+    let empty = |x: &[f32]| x[..WEIGHTS].chunks(5).map(|channel| channel.iter().all(|x| *x == 0.0)).collect::<Vec<_>>();
+    let revived = |direction, channels| {
+        let layer = PenalisedLayer { channels, ..PenalisedLayer::plain(0..WEIGHTS) };
+        let layers = Layers { penalised: vec![layer], ..Layers::one(0..WEIGHTS) };
+        let mut optimizer = Optimizer::new(towards(Penalty::L0, direction, flat(), false, true), layers);
+        let mut x = vec![0.5; WEIGHTS];
+        let mut revived = 0;
+        for step in 0..80 {
+            // What the weights are pulled to changes, so that zeros come back.
+            let to = (0..WEIGHTS).map(|i| (i as f32 * 1.7 + 0.1 * step as f32).sin()).collect();
+            let before = empty(&x);
+            optimizer.step(&mut x, &mut Towards(to)).unwrap();
+            revived += before.iter().zip(empty(&x)).filter(|(before, after)| **before && !after).count();
+        }
+        assert_eq!(x.iter().filter(|x| **x != 0.0).count(), LEFT);
+        revived
+    };
+    for direction in [nesterov, SCHEDULE_FREE] {
+        assert!(revived(direction, None) > 0);
+        assert_eq!(revived(direction, channels), 0);
+    }
+}
+
+#[test]
 fn the_average_has_the_zeros_of_the_weights() {
     let ema = Settings { ema: Some(0.9), ..towards(Penalty::L0, Direction::Adam, one_cycle(), false, true) };
     let schedule_free = towards(Penalty::L0, SCHEDULE_FREE, StepControl::Sr2(Sr2::robust(FLAT_FLOOR, 10)), false, true);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use sr2_models::{Graph, Op};
+use sr2_models::{Graph, Node, Op};
 use wildmatch::WildMatch;
 
 use super::recipe;
@@ -96,6 +96,7 @@ pub(super) fn layers(config: &Config, graph: &Graph, layout: &ParameterLayout) -
             least: if config.method == Method::Sr2Paper { 0 } else { least(graph, segment, groups) },
             scale: scales.map(|(_, scale)| scale).product(),
             groups,
+            channels: (config.method == Method::Sr2 && is_normalised(graph, segment)).then(|| segment.spec.shape[0]),
         }
     };
     let penalised = prunable.iter().filter(|s| !kept.contains(&s.spec.name.as_str())).map(layer).collect();
@@ -160,6 +161,18 @@ fn least(graph: &Graph, segment: &Segment, groups: Option<Grouping>) -> usize {
     let size = groups.map_or(1, |groups| groups.size());
     let least = ((LEAST_DENSITY * weights as f64).ceil() as usize).max(outputs.unwrap_or(1));
     least.next_multiple_of(size).min(weights)
+}
+
+/// Whether a batch norm follows the layer. It multiplies the gradient of an empty channel by `1 / sqrt(epsilon)`, a hundred
+/// times that of others, so that weights would come back far too large and drive out all others.
+fn is_normalised(graph: &Graph, segment: &Segment) -> bool {
+    let nodes = graph.nodes();
+    let layer = nodes.iter().position(|node| matches!(&node.op, Op::Conv(conv) if conv.weight == segment.spec.name));
+    layer.is_some_and(|layer| {
+        // Values are numbered from the input, which is 0.
+        let reads = |node: &&Node| node.inputs.contains(&(layer + 1));
+        nodes.iter().filter(reads).any(|node| matches!(node.op, Op::BatchNormalization(_)))
+    })
 }
 
 /// What the optimizer is told for a run of `steps` steps.
