@@ -73,7 +73,8 @@ pub struct Arguments {
     /// (one-shot by LAMP scores), and dense: sgd, adamw [default: sr2]
     #[arg(long, value_parser = by_name::<Method>)]
     method: Option<Method>,
-    /// What decides the length of steps of sr2, magnitude and sgd: one-cycle, or schedule-free [default: one-cycle]
+    /// What decides the length of steps of sr2, magnitude and sgd: one-cycle, or schedule-free [default: schedule-free with
+    /// sr2 and --sparsity, without --nesterov and --ema]
     #[arg(long, value_parser = by_name::<Control>)]
     control: Option<Control>,
     /// l0, l1, l1/2, l2/3 or l0-ball (with --sparsity: h counts nothing, the prox projects) [default: l0]

@@ -31,7 +31,7 @@ fn mpirun(folder: &Path, arguments: &[&str]) -> Command {
 
 /// The training of all tests, in `runs/NAME`.
 fn training<'a>(name: &'a str, batch_size: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let network = ["train", "--network", "resnet8", "--threads", "1"];
+    let network = ["train", "--network", "resnet8", "--threads", "1", "--control", "one-cycle"];
     let run = ["--name", name, "--batch-size", batch_size, "--sparsity", "0.9", "--format", "json"];
     [&network[..], &run, more].concat()
 }

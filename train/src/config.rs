@@ -49,7 +49,8 @@ pub struct Config {
     pub processes: Option<usize>,
     /// How to step.
     pub method: Method,
-    /// What decides how long the steps of a method with momentum are. `one-cycle` by default.
+    /// What decides how long the steps of a method with momentum are. `schedule-free` by default with method `sr2` and a
+    /// sparsity, without `nesterov` and `ema`; else `one-cycle`.
     pub control: Option<Control>,
     /// What makes the weights sparse.
     pub penalty: Penalty,

@@ -70,9 +70,11 @@ impl Config {
 
     /// Checks and fills in what decides the length of steps.
     fn resolve_control(&mut self) -> Result<Control, ConfigError> {
-        let control = *self.control.get_or_insert(Control::OneCycle);
         let plain = matches!(self.method, Method::Sr2 | Method::Magnitude | Method::Sgd);
         let fits = plain && !self.nesterov && self.ema.is_none();
+        let aimed = self.method == Method::Sr2 && self.sparsity.is_some();
+        let default = if aimed && fits { Control::ScheduleFree } else { Control::OneCycle };
+        let control = *self.control.get_or_insert(default);
         check(
             fits || control == Control::OneCycle,
             "control",

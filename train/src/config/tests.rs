@@ -15,6 +15,24 @@ fn a_resolved_configuration_reads_back_equal() {
 }
 
 #[test]
+fn sr2_needs_no_schedule_towards_a_sparsity() {
+    let base = Config { sparsity: Some(0.9), ..Config::default() };
+    let resolved = |config: Config| {
+        let config = config.resolve().unwrap();
+        (config.control.unwrap(), config.sigma_floor.unwrap())
+    };
+    assert_eq!(resolved(base.clone()), (Control::ScheduleFree, 0.2));
+    let one_cycle = [
+        Config::default(),
+        Config { control: Some(Control::OneCycle), ..base.clone() },
+        Config { nesterov: true, ..base.clone() },
+        Config { ema: Some(0.9), ..base.clone() },
+        Config { method: Method::Magnitude, ..base },
+    ];
+    assert_eq!(one_cycle.map(resolved), [(Control::OneCycle, 0.5); 5]);
+}
+
+#[test]
 fn a_misspelt_key_gets_a_suggestion() {
     let error = read("epochs = 3\nlamda = 1e-3\n").unwrap_err().to_string();
     assert!(error.ends_with("run.toml: unknown key \"lamda\"; did you mean \"lambda\"?"), "{error}");
