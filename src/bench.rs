@@ -17,6 +17,7 @@ use crate::{Format, cache};
   sr2-prune bench model.onnx --batch 64 --threads 2
   sr2-prune bench model.onnx --explain
   sr2-prune bench model.onnx --batch 64 --tune plan.json
+  sr2-prune bench model.onnx --break-even --seconds 0.5
   sr2-prune bench model.onnx --against model-int8.onnx
   sr2-prune bench runs/resnet20-1/export --engines sparse,ort --data examples/data --format json")]
 pub struct Arguments {
@@ -49,6 +50,10 @@ pub struct Arguments {
     /// Show the engine's time, speed and kernels layer by layer, instead of a comparison
     #[arg(long, conflicts_with_all = ["against", "engines", "ort", "data"])]
     explain: bool,
+    /// Thin the network step by step, and show how fast each share of zeros is against dense, and from which on it is
+    /// faster; `--seconds` count for each of 22 plans
+    #[arg(long, conflicts_with_all = ["against", "engines", "data", "tune", "tuned", "explain"])]
+    break_even: bool,
     #[command(flatten)]
     images: TestImages,
     /// How to print the report
@@ -95,6 +100,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.explain {
         return arguments.format.print(&sr2_bench::explain(&options)?);
+    }
+    if arguments.break_even {
+        return arguments.format.print(&sr2_bench::break_even(&options)?);
     }
     let report = sr2_bench::bench(&options)?;
     for absent in &report.unavailable {

@@ -125,6 +125,7 @@ fn is_sparse(model: &CompressedModel, layer: &Layer<'_>, isa: Isa, lanes: usize,
     match (policy, layer.kind) {
         (WeightPolicy::Sparse, _) => true,
         (WeightPolicy::Dense, _) => false,
+        (WeightPolicy::WithZeros, _) => layer.weight().is_some_and(|name| density(name) < 1.0),
         (WeightPolicy::Auto, Kind::Conv(conv)) => {
             let [x, y] = [layer.inputs[0], layer.output].map(|value| model.graph().shape(value));
             if cost::is_depthwise(conv, x[0]) {

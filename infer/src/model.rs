@@ -50,6 +50,11 @@ impl Model {
         Engine::decided(&self.0, &layers, &decisions, isa, options)
     }
 
+    /// The network with every weight dense; batch norms are folded.
+    pub fn into_network(self) -> sr2_models::Model {
+        self.0.into_model()
+    }
+
     /// Name of the network.
     pub fn name(&self) -> &str {
         self.0.graph().name()

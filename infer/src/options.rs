@@ -48,6 +48,8 @@ pub enum WeightPolicy {
     Auto,
     /// All.
     Sparse,
+    /// Those with a zero among their weights.
+    WithZeros,
     /// None.
     Dense,
 }

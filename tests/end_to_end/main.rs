@@ -1,6 +1,7 @@
 //! The program as its users run it: the stages one after the other, what they refuse and how, and signals.
 
 mod bad_files;
+mod bench;
 mod disk;
 mod exit_codes;
 mod help;

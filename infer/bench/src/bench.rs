@@ -131,7 +131,7 @@ pub fn bench(options: &BenchOptions) -> Result<Report, BenchError> {
     })
 }
 
-fn check_options(options: &BenchOptions) -> Result<(), BenchError> {
+pub(crate) fn check_options(options: &BenchOptions) -> Result<(), BenchError> {
     let usage = |message: String| Err(BenchError::Usage(message));
     let engines = &options.engines;
     if let Some(twice) = engines.iter().enumerate().find(|(i, kind)| engines[..*i].contains(kind)) {
@@ -173,7 +173,7 @@ fn specs(options: &BenchOptions, files: &ModelFiles) -> Result<(Vec<EngineSpec>,
     Ok((specs, unavailable.collect()))
 }
 
-fn spec(kind: EngineKind, options: &BenchOptions, files: &ModelFiles) -> Result<EngineSpec, BenchError> {
+pub(crate) fn spec(kind: EngineKind, options: &BenchOptions, files: &ModelFiles) -> Result<EngineSpec, BenchError> {
     let (file, library) = match kind {
         EngineKind::Sparse | EngineKind::Dense => (files.native(), None),
         EngineKind::Ort => {

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod bench;
+mod break_even;
 mod doctor;
 mod engine_kind;
 mod error;
@@ -20,6 +21,7 @@ mod verify;
 
 pub use agreement::{AGREEMENT, Agreement};
 pub use bench::{BenchOptions, LabelledImages, bench};
+pub use break_even::{BreakEven, BreakEvenPoint, break_even};
 pub use doctor::{Diagnosis, Finding, Python, doctor};
 pub use engine_kind::EngineKind;
 pub use error::BenchError;

@@ -28,9 +28,14 @@ impl NativeEngine {
             Some(file) => model.plan_tuned(&options, &Tuning::load(file)?)?,
             None => model.plan(&options)?,
         };
+        Self::new(spec.kind, engine)
+    }
+
+    /// An engine to be reported as `kind`.
+    pub(crate) fn new(kind: EngineKind, engine: Engine) -> Result<Self, BenchError> {
         let scratch = engine.scratch()?;
         let input_shape = engine.input_shape().try_into().expect("a graph's input is [C, H, W]");
-        Ok(Self { kind: spec.kind, engine, scratch, input_shape })
+        Ok(Self { kind, engine, scratch, input_shape })
     }
 }
 
