@@ -19,6 +19,7 @@ use sr2_train::data::{BatchLoader, Dataset, DatasetKind, IMAGE_BYTES, LoaderErro
 use sr2_train::direction::Direction;
 use sr2_train::executor::{Batch, Executor, ExecutorError, Support};
 use sr2_train::layout::ParameterLayout;
+use sr2_train::metrics::Passes;
 use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
 use sr2_train::penalty::Penalty;
 use sr2_train::pruning::{PruningPlan, Target};
@@ -195,6 +196,9 @@ fn measure(
     if kind == Kind::Frozen {
         running.get().set_support(Support::Frozen);
     }
+    if let Some(candle) = running.get().candle().filter(|_| kind == Kind::Sr2) {
+        candle.keep(&sr2, &parameters)?;
+    }
     let mut step = |running: &mut Running| -> Result<(), Box<dyn std::error::Error>> {
         if let Some(loader) = &mut loader {
             let next = loader.next_batch().batch;
@@ -208,8 +212,12 @@ fn measure(
                 pairs.for_each(|(x, g)| *x -= if *x == 0.0 { 0.0 } else { 1e-4 * g });
             }
             Kind::Sr2 => {
-                let mut objective = BatchObjective { executor: running.get(), batch: &batch };
-                sr2.step(&mut parameters, &mut objective)?;
+                if let Some(candle) = running.get().candle() {
+                    candle.step(&mut sr2, &batch, &mut Passes::default())?;
+                } else {
+                    let mut objective = BatchObjective { executor: running.get(), batch: &batch };
+                    sr2.step(&mut parameters, &mut objective)?;
+                }
             }
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! The graph interpreted in candle: the executor for CUDA, and the reference on the CPU.
 
 mod ops;
+mod resident;
+mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -13,6 +15,9 @@ use sr2_models::{BatchNormalization, Graph, Op};
 use crate::cross_entropy::cross_entropy;
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
 use crate::layout::{ParameterLayout, Segment};
+use crate::metrics::Passes;
+use crate::optimizer::{Averages, Optimizer, StepError, StepReport};
+use resident::{OnDevice, Resident};
 
 /// Where candle computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +36,10 @@ pub struct CandleExecutor {
     last_reads: Vec<Option<usize>>,
     layout: ParameterLayout,
     device: Device,
-    buffers: Vec<f32>,
+    /// Running statistics, in the layout's order.
+    running: Vec<Tensor>,
     support: Support,
+    resident: Option<Resident>,
 }
 
 /// How batch norm gets its statistics.
@@ -61,24 +68,70 @@ impl CandleExecutor {
         }
         let layout = ParameterLayout::new(&graph);
         assert_eq!(buffers.len(), layout.buffers_len(), "buffers of {}", graph.name());
-        Ok(Self {
-            last_reads: graph.last_reads(),
-            layout,
-            device: open(device)?,
-            buffers,
-            support: Support::default(),
-            graph,
-        })
+        let device = open(device)?;
+        let running = tensors(layout.buffers(), &buffers, &device).map_err(failed)?;
+        let (last_reads, support) = (graph.last_reads(), Support::default());
+        Ok(Self { last_reads, layout, device, running, support, graph, resident: None })
     }
 
-    /// Views of one tensor that is copied to the device at once.
-    fn tensors(&self, segments: &[Segment], flat: &[f32]) -> candle_core::Result<HashMap<String, Tensor>> {
-        let all = Tensor::from_slice(flat, flat.len(), &self.device)?;
-        let tensor = |s: &Segment| {
-            let tensor = all.narrow(0, s.range.start, s.range.len())?.reshape(s.spec.shape.as_slice())?;
-            Ok((s.spec.name.clone(), tensor))
-        };
-        segments.iter().map(tensor).collect()
+    /// Takes over the vectors of a training; its steps are then [`CandleExecutor::step`]'s, until
+    /// [`CandleExecutor::release`].
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn keep(&mut self, optimizer: &Optimizer, parameters: &[f32]) -> Result<(), ExecutorError> {
+        let averages = optimizer.averages();
+        let resident = Resident::new(&self.layout, optimizer.layers(), parameters, averages, &self.device);
+        self.resident = Some(resident.map_err(failed)?);
+        Ok(())
+    }
+
+    /// What keeps the vectors of a training from being taken over, if anything does.
+    pub fn cannot_keep(optimizer: &Optimizer) -> Option<&'static str> {
+        resident::unsupported(optimizer.settings(), optimizer.layers())
+    }
+
+    /// Weights of each parameter that are not zero, in the vectors taken over; `None` without.
+    pub fn nonzero(&self) -> Option<&[usize]> {
+        self.resident.as_ref().map(|resident| resident.nonzero.as_slice())
+    }
+
+    /// [`Optimizer::step`] on the vectors taken over; also the loss before it.
+    ///
+    /// # Panics
+    /// Without such vectors.
+    ///
+    /// # Errors
+    /// Those of [`Optimizer::step`].
+    pub fn step(
+        &mut self,
+        optimizer: &mut Optimizer,
+        batch: &Batch,
+        passes: &mut Passes,
+    ) -> Result<(StepReport, BatchLoss), StepError> {
+        let mut resident = self.resident.take().expect("vectors that were taken over");
+        let mut step = OnDevice { executor: self, resident: &mut resident, batch, passes, at_point: None };
+        let report = optimizer.step_with(&mut step);
+        let at_point = step.at_point;
+        self.resident = Some(resident);
+        Ok((report?, at_point.expect("a step computes its loss")))
+    }
+
+    /// Parameters and averages of the vectors taken over, if there are any.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn fetch(&self) -> Result<Option<(Vec<f32>, Averages)>, ExecutorError> {
+        self.resident.as_ref().map(Resident::fetch).transpose().map_err(failed)
+    }
+
+    /// Drops the vectors taken over.
+    pub fn release(&mut self) {
+        self.resident = None;
+    }
+
+    fn named(&self, trainable: Vec<Tensor>) -> HashMap<String, Tensor> {
+        self.layout.trainable().iter().map(|s| s.spec.name.clone()).zip(trainable).collect()
     }
 
     fn images(&self, images: &[f32], count: usize) -> candle_core::Result<Tensor> {
@@ -119,18 +172,31 @@ impl CandleExecutor {
 
     /// Moves the running statistics as PyTorch does: `(1 - momentum) running + momentum batch`.
     fn move_running(&mut self, statistics: &[BatchStatistics]) -> candle_core::Result<()> {
-        let batch = together(statistics.iter().flat_map(|s| [s.mean.clone(), s.var.clone()]))?;
-        let mut batch = batch.iter();
-        for BatchStatistics { norm, .. } in statistics {
-            for name in [&norm.mean, &norm.var] {
-                let segment = self.layout.buffers().iter().find(|s| s.spec.name == *name);
-                let range = segment.expect("every buffer has a segment").range.clone();
-                for (running, batch) in self.buffers[range].iter_mut().zip(&mut batch) {
-                    *running = (1.0 - norm.momentum) * *running + norm.momentum * batch;
-                }
+        for BatchStatistics { norm, mean, var } in statistics {
+            for (name, batch) in [(&norm.mean, mean), (&norm.var, var)] {
+                let place = self.layout.buffers().iter().position(|s| s.spec.name == *name);
+                let running = &mut self.running[place.expect("every buffer has a segment")];
+                let kept = running.affine(f64::from(1.0 - norm.momentum), 0.0)?;
+                *running = (kept + batch.flatten_all()?.affine(f64::from(norm.momentum), 0.0)?)?;
             }
         }
         Ok(())
+    }
+
+    /// The gradient of each trainable parameter that has one, and the logits. Moves the running statistics.
+    fn differentiate(
+        &mut self,
+        trainable: Vec<Tensor>,
+        images: &Tensor,
+        labels: &[u32],
+    ) -> candle_core::Result<(Vec<Option<Tensor>>, Tensor)> {
+        let variables: Vec<Var> = trainable.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
+        let tensors = self.named(variables.iter().map(|variable| variable.as_tensor().clone()).collect());
+        let (logits, statistics) = self.forward(&tensors, images.clone(), Mode::Training)?;
+        let labels = Tensor::from_slice(labels, labels.len(), &self.device)?;
+        let gradients = candle_nn::loss::cross_entropy(&logits, &labels)?.backward()?;
+        self.move_running(&statistics)?;
+        Ok((variables.iter().map(|variable| gradients.get(variable).cloned()).collect(), logits.detach()))
     }
 
     fn try_gradient(
@@ -139,27 +205,17 @@ impl CandleExecutor {
         batch: &Batch,
         gradient: &mut [f32],
     ) -> candle_core::Result<BatchLoss> {
-        let mut tensors = self.tensors(self.layout.trainable(), parameters)?;
-        let mut variables = HashMap::new();
-        for (name, tensor) in &mut tensors {
-            let variable = Var::from_tensor(tensor)?;
-            *tensor = variable.as_tensor().clone();
-            variables.insert(name.clone(), variable);
-        }
         let images = self.images(&batch.images, batch.labels.len())?;
-        let (logits, statistics) = self.forward(&tensors, images, Mode::Training)?;
-        let labels = Tensor::from_slice(&batch.labels, batch.labels.len(), &self.device)?;
-        let gradients = candle_nn::loss::cross_entropy(&logits, &labels)?.backward()?;
+        let trainable = tensors(self.layout.trainable(), parameters, &self.device)?;
+        let (gradients, logits) = self.differentiate(trainable, &images, &batch.labels)?;
         gradient.fill(0.0);
-        let of = |segment: &Segment| gradients.get(&variables[&segment.spec.name]).cloned();
-        let values = together(self.layout.trainable().iter().filter_map(of))?;
+        let values = together(gradients.iter().flatten().cloned())?;
         let mut values = values.as_slice();
-        for segment in self.layout.trainable().iter().filter(|segment| of(segment).is_some()) {
+        for (segment, _) in self.layout.trainable().iter().zip(&gradients).filter(|(_, found)| found.is_some()) {
             let own = values.split_off(..segment.range.len()).expect("a gradient has the shape of its parameter");
             gradient[segment.range.clone()].copy_from_slice(own);
         }
         self.support.mask(&self.layout, parameters, gradient);
-        self.move_running(&statistics)?;
         Ok(cross_entropy(&flat(&logits)?, &batch.labels, logits.dim(1)?, None))
     }
 
@@ -170,8 +226,9 @@ impl CandleExecutor {
         count: usize,
         mode: Mode,
     ) -> candle_core::Result<Vec<f32>> {
-        let mut tensors = self.tensors(self.layout.trainable(), parameters)?;
-        tensors.extend(self.tensors(self.layout.buffers(), &self.buffers)?);
+        let mut tensors = self.named(tensors(self.layout.trainable(), parameters, &self.device)?);
+        let buffers = self.layout.buffers().iter().map(|s| s.spec.name.clone());
+        tensors.extend(buffers.zip(self.running.iter().cloned()));
         let (logits, _) = self.forward(&tensors, self.images(images, count)?, mode)?;
         flat(&logits)
     }
@@ -206,12 +263,24 @@ impl Executor for CandleExecutor {
     }
 
     fn buffers(&self) -> Vec<f32> {
-        self.buffers.clone()
+        together(self.running.iter().cloned()).expect("the device gives the statistics that it holds")
     }
 
     fn set_buffers(&mut self, buffers: &[f32]) {
-        self.buffers.copy_from_slice(buffers);
+        self.running =
+            tensors(self.layout.buffers(), buffers, &self.device).expect("the device holds as many statistics again");
     }
+
+    fn candle(&mut self) -> Option<&mut CandleExecutor> {
+        Some(self)
+    }
+}
+
+/// Views of one tensor that is copied to the device at once.
+fn tensors(segments: &[Segment], flat: &[f32], device: &Device) -> candle_core::Result<Vec<Tensor>> {
+    let all = Tensor::from_slice(flat, flat.len(), device)?;
+    let tensor = |s: &Segment| all.narrow(0, s.range.start, s.range.len())?.reshape(s.spec.shape.as_slice());
+    segments.iter().map(tensor).collect()
 }
 
 /// The values of all tensors, one after the other, in one copy from the device.

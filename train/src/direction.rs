@@ -29,12 +29,12 @@ pub enum Direction {
 /// Fewest values that a task takes.
 const PIECE: usize = 1 << 15;
 
-/// Added to the root of the mean square.
-const DELTA: f32 = 1e-8;
-
 impl Direction {
+    /// Added to the root of the mean square.
+    pub(crate) const DELTA: f32 = 1e-8;
+
     /// Weight of the newest gradient at `step` (from 0); `first` where there is no average yet.
-    fn weight(self, step: u64, first: bool) -> f64 {
+    pub(crate) fn weight(self, step: u64, first: bool) -> f64 {
         match self {
             Self::Momentum { .. } if first => 1.0,
             Self::Momentum { beta, .. } => 1.0 - beta,
@@ -77,23 +77,20 @@ impl Direction {
         }
     }
 
-    /// Whether [`Direction::update_metric`] does anything.
-    pub fn has_metric(self) -> bool {
-        matches!(self, Self::Adam | Self::ProxSgd)
+    /// Weight of the newest square in the mean square at `step`, for a direction with a metric.
+    pub(crate) fn metric_weight(self, step: u64) -> Option<f32> {
+        matches!(self, Self::Adam | Self::ProxSgd).then(|| corrected_weight(0.999, step) as f32)
     }
 
     /// Moves the mean square of the gradients (empty before the first step) and writes the diagonal metric
     /// `sqrt(mean square) + 1e-8`; nothing for a direction without one.
     pub fn update_metric(self, step: u64, gradient: &[f32], mean_square: &mut Vec<f32>, metric: &mut Vec<f32>) {
-        if !self.has_metric() {
-            return;
-        }
+        let Some(w) = self.metric_weight(step) else { return };
         mean_square.resize(gradient.len(), 0.0);
-        let w = corrected_weight(0.999, step) as f32;
         let pairs = mean_square.par_iter_mut().with_min_len(PIECE).zip(gradient);
         let roots = pairs.map(|(r, g)| {
             *r += w * (g * g - *r);
-            r.sqrt() + DELTA
+            r.sqrt() + Self::DELTA
         });
         roots.collect_into_vec(metric);
     }

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::candle_executor::CandleExecutor;
 use crate::layout::ParameterLayout;
 
 /// A mini-batch ready for the network.
@@ -92,4 +93,9 @@ pub trait Executor {
 
     /// Replaces the running statistics.
     fn set_buffers(&mut self, buffers: &[f32]);
+
+    /// The executor itself if it can keep the vectors of a training where it computes.
+    fn candle(&mut self) -> Option<&mut CandleExecutor> {
+        None
+    }
 }

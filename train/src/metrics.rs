@@ -93,12 +93,19 @@ pub struct Census {
 impl Census {
     /// Counts exact zeros in the prunable weights of the flat parameters.
     pub fn new(trainable: &[Segment], parameters: &[f32]) -> Self {
-        let layer = |s: &Segment| LayerSparsity {
+        Self::of_counts(
+            trainable.iter().map(|s| (s, parameters[s.range.clone()].iter().filter(|w| **w != 0.0).count())),
+        )
+    }
+
+    /// From the number of weights of each parameter that are not zero.
+    pub fn of_counts<'a>(trainable: impl Iterator<Item = (&'a Segment, usize)>) -> Self {
+        let layer = |(s, nonzero): (&Segment, usize)| LayerSparsity {
             name: s.spec.name.clone(),
             weights: s.range.len(),
-            nonzero: parameters[s.range.clone()].iter().filter(|w| **w != 0.0).count(),
+            nonzero,
         };
-        Self { layers: trainable.iter().filter(|s| s.spec.role.is_prunable()).map(layer).collect() }
+        Self { layers: trainable.filter(|(s, _)| s.spec.role.is_prunable()).map(layer).collect() }
     }
 
     /// Fraction of zeros among all prunable weights.

@@ -9,6 +9,7 @@ use sr2_formats::Error;
 use sr2_models::checkpoint::Checkpoint;
 use sr2_models::{Graph, Model};
 
+use crate::candle_executor::CandleExecutor;
 use crate::collective::{Collective, any, part};
 use crate::config::{Config, Method};
 use crate::data::{BatchLoader, LoaderOptions, Position};
@@ -218,12 +219,19 @@ impl Session {
         if !kept.is_empty() {
             observer.on_note(&format!("kept dense: {} (--keep PATTERN to choose)", kept.join(", ")));
         }
+        if let Some(candle) = self.executor.candle() {
+            match CandleExecutor::cannot_keep(&self.optimizer) {
+                Some(what) => observer.on_note(&format!("steps are made on the host, because of {what}")),
+                None => candle.keep(&self.optimizer, &self.parameters)?,
+            }
+        }
         let mut empty = self.census().empty_layers();
         let mut guarded = Vec::new();
         self.clock = EpochClock::start();
         while self.position.epoch < self.config.epochs {
             if any(&*self.team, stop.load(Ordering::Relaxed)) {
                 let step = self.optimizer.state().step;
+                self.fetch()?;
                 self.save(None)?;
                 return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
             }
@@ -248,19 +256,24 @@ impl Session {
         }
         self.executor.set_support(self.optimizer.gradient_support());
         let executor = self.executor.as_mut();
-        let mut objective = BatchObjective { executor, batch: &loaded.batch, passes: &mut self.passes, at_point: None };
-        let result = self.optimizer.step(&mut self.parameters, &mut objective);
-        let at_point = objective.at_point;
+        let (optimizer, batch, passes) = (&mut self.optimizer, &loaded.batch, &mut self.passes);
+        let result = match resident(executor) {
+            Some(candle) => candle.step(optimizer, batch, passes),
+            None => {
+                let mut objective = BatchObjective { executor, batch, passes, at_point: None };
+                let report = optimizer.step(&mut self.parameters, &mut objective);
+                report.map(|report| (report, objective.at_point.expect("a step computes its gradient")))
+            }
+        };
         let images = self.config.step_images();
         loaded.batch.teacher.clear();
         self.loader.recycle(loaded.batch);
-        let report = result.map_err(|e| self.diverged(e))?;
+        let (report, at_point) = result.map_err(|e| self.diverged(e))?;
         if self.optimizer.state().rejections_in_a_row >= ENDLESS_REJECTION {
             let problem =
                 format!("{ENDLESS_REJECTION} steps rejected in a row up to step {}", self.optimizer.state().step);
             return Err(TrainError::Diverged { problem, last_checkpoint: self.run.checkpoints()?.pop() });
         }
-        let at_point = at_point.expect("a step computes its gradient");
         self.totals.add(&report, at_point, images);
         self.clock.images += images as u64;
         Ok((report, at_point))
@@ -328,6 +341,7 @@ impl Session {
 
     /// Validates, logs and saves; `self.position` is at the start of the next epoch.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.fetch()?;
         self.check_in_step()?;
         let images_per_s = self.clock.images_per_s();
         let validation = self.validate()?;
@@ -368,6 +382,9 @@ impl Session {
 
     /// Takes the average of the weights if there is one, recomputes the batch-norm statistics, then measures on the test images, once.
     fn finish(mut self) -> Result<Summary, TrainError> {
+        if let Some(candle) = self.executor.candle() {
+            candle.release();
+        }
         if let Some(averaged) = self.optimizer.averaged(&self.parameters) {
             self.parameters = averaged;
         }
@@ -401,8 +418,22 @@ impl Session {
         evaluate(self.executor.as_mut(), &self.parameters, &self.images.validation, batch_size, &*self.team)
     }
 
-    fn census(&self) -> Census {
+    fn census(&mut self) -> Census {
+        if let Some(candle) = resident(self.executor.as_mut()) {
+            let counts = candle.nonzero().expect("vectors that the executor keeps").iter().copied();
+            return Census::of_counts(candle.layout().trainable().iter().zip(counts));
+        }
         Census::new(self.executor.layout().trainable(), &self.parameters)
+    }
+
+    /// Brings parameters and averages from the device, if they are there.
+    fn fetch(&mut self) -> Result<(), ExecutorError> {
+        let kept = self.executor.candle().map(|candle| candle.fetch()).transpose()?.flatten();
+        if let Some((parameters, averages)) = kept {
+            self.parameters = parameters;
+            self.optimizer.set_averages(averages);
+        }
+        Ok(())
     }
 
     /// Saves a checkpoint; with the final accuracies, as that of a finished run.
@@ -429,6 +460,11 @@ impl Session {
         let provenance = provenance(&self.config, state.optimizer.step, accuracies);
         Snapshot { model, state, averages }.into_checkpoint(provenance)
     }
+}
+
+/// The executor if it keeps the vectors of the training.
+fn resident(executor: &mut dyn Executor) -> Option<&mut CandleExecutor> {
+    executor.candle().filter(|candle| candle.nonzero().is_some())
 }
 
 /// The loss over one batch; remembers the result at the point where the gradient was asked for.

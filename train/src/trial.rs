@@ -10,7 +10,7 @@ use crate::regulariser::Regulariser;
 /// Weights that one task moves.
 const PIECE: usize = 1 << 15;
 /// Largest relative error of rounding to f32.
-const HALF_ULP: f64 = f32::EPSILON as f64 / 2.0;
+pub(crate) const HALF_ULP: f64 = f32::EPSILON as f64 / 2.0;
 
 /// What is minimised around the current point: the penalty on which coordinates, and in which metric.
 #[derive(Debug, Clone, Copy)]

@@ -25,7 +25,7 @@ struct Stored {
 
 /// What PyTorch computes for a network of every operator; see `tests/reference/every_operator.py`.
 #[derive(Deserialize)]
-struct Reference {
+pub(super) struct Reference {
     graph: Graph,
     parameters: BTreeMap<String, Stored>,
     images: Vec<f32>,
@@ -52,7 +52,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     }
 }
 
-fn setup() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
+pub(super) fn setup() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
     let mut reference: Reference = serde_json::from_str(include_str!("../../tests/reference/every_operator.json"))
         .expect("the reference is valid");
     let parameters = tensors(std::mem::take(&mut reference.parameters));

@@ -4,7 +4,7 @@ use crate::group::{Group, Grouping};
 use crate::pruning::Target;
 use crate::regulariser::Bounds;
 use crate::schedule::{Floor, Schedule};
-use crate::share::Share;
+use crate::share::{PenalisedLayer, Share};
 use crate::sr2::Sr2;
 
 mod convex;

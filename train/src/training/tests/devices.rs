@@ -54,3 +54,21 @@ fn a_checkpoint_goes_from_one_executor_and_device_to_the_other() {
         assert_close(&finish(reopened(&run).unwrap()), &straight);
     }
 }
+
+#[test]
+fn a_resumed_run_in_candle_keeps_its_bits_and_meets_its_sparsity() {
+    let folder = tempfile::tempdir().unwrap();
+    for (method, ema) in [(Method::Sr2, Some(0.9)), (Method::ProxGen, None), (Method::ProxSgd, None)] {
+        let with = |name: &str| {
+            let place = on(folder.path().join(format!("{method:?}-{name}")), (ExecutorKind::Candle, DeviceKind::Cpu));
+            Config { method, ema, control: None, test_every: None, lambda: None, ..place }.resolve().unwrap()
+        };
+        let straight = finish(fresh(&with("straight")));
+        assert_eq!(straight.layers.iter().map(|layer| layer.nonzero).sum::<usize>(), WEIGHTS / 2, "{method:?}");
+        let config = with("resumed");
+        interrupt(fresh(&config), 3);
+        interrupt(reopened(&config.runs.join("run")).unwrap(), 12);
+        let resumed = finish(reopened(&config.runs.join("run")).unwrap());
+        assert!(traces(&resumed) == traces(&straight), "{method:?}");
+    }
+}

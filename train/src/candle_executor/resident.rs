@@ -1,0 +1,504 @@
+//! The vectors of a training on candle's device. A step brings scalars to the host, and the logits, in one copy; a
+//! tested one the logits of the trial too, and one that meets a number of weights the few numbers that find it.
+//!
+//! Everything is computed as on the host, in the same precision; only sums are in another order.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::rows::{Rows, largest_to_go};
+use super::{CandleExecutor, Mode, failed, flat};
+use crate::cross_entropy::cross_entropy;
+use crate::direction::Direction;
+use crate::executor::{Batch, BatchLoss, ExecutorError, Support};
+use crate::layout::ParameterLayout;
+use crate::metrics::Passes;
+use crate::optimizer::{Acting, Averages, Layers, Proposal, Rules, Settings, Vectors};
+use crate::penalty::Penalty;
+use crate::pruning::Target;
+use crate::regulariser::Regulariser;
+use crate::schedule_free::ScheduleFree;
+use crate::share::Share;
+use crate::trial::{HALF_ULP, Trial};
+
+/// All vectors, in [`Rows`].
+#[derive(Debug)]
+pub(super) struct Resident {
+    rows: Rows,
+    /// The number of each penalised layer's parameter.
+    penalised: Vec<usize>,
+    /// `[rows, ROW]`, 1 in prunable weights.
+    prunable: Tensor,
+    parameters: Tensor,
+    momentum: Option<Tensor>,
+    mean_square: Option<Tensor>,
+    /// Of the parameters, or of the iterates.
+    average: Option<Tensor>,
+    iterate: Option<Tensor>,
+    /// Weights of each parameter that are not zero.
+    pub nonzero: Vec<usize>,
+    step: Option<Step>,
+}
+
+/// What a step computes.
+#[derive(Debug)]
+struct Step {
+    images: Tensor,
+    logits: Tensor,
+    gradient: Tensor,
+    /// The next momentum, or none with schedule-free averaging.
+    momentum: Option<Tensor>,
+    /// The next iterate and average of schedule-free averaging.
+    sequences: Option<(Tensor, Tensor)>,
+    direction: Tensor,
+    /// `D` of the metric.
+    diagonal: Option<Tensor>,
+    trial: Tensor,
+    nonzero: Vec<usize>,
+}
+
+/// Sums over the parameters that [`Step`] is decided by; the order of [`Model::attempt`]'s.
+struct Sums {
+    direction_slope: f64,
+    gradient_slope: f64,
+    squared_step: f64,
+    rounding: f64,
+    nonzero: f64,
+    /// Of the penalty, by how much it falls.
+    fall: f64,
+    /// Of the penalty at the trial point.
+    value: f64,
+}
+
+/// Why the steps of a training are made on the host, if they are.
+pub(super) fn unsupported(settings: &Settings, layers: &Layers) -> Option<&'static str> {
+    let unscaled = layers.penalised.iter().all(|layer| layer.scale == 1.0);
+    let shared = settings.share == Share::Global && unscaled;
+    match () {
+        () if settings.relaxed => Some("ProxSGD"),
+        () if settings.regulariser.bounds.is_some() => Some("a box"),
+        () if layers.penalised.iter().any(|layer| layer.groups.is_some()) => Some("groups"),
+        () if !matches!(settings.regulariser.penalty, Penalty::L0 | Penalty::L1 | Penalty::L0Ball) => {
+            Some("this penalty")
+        }
+        () if matches!(settings.plan.target, Target::Weights { .. }) && !shared => Some("a share of its own by layer"),
+        () => None,
+    }
+}
+
+impl Resident {
+    pub fn new(
+        layout: &ParameterLayout,
+        layers: &Layers,
+        parameters: &[f32],
+        averages: &Averages,
+        device: &candle_core::Device,
+    ) -> Result<Self> {
+        let segments = layout.trainable();
+        let rows = Rows::new(segments, device)?;
+        let number = |range| segments.iter().position(|s| s.range == range).expect("a layer is a parameter");
+        let penalised = layers.penalised.iter().map(|layer| number(layer.range.clone())).collect();
+        let prunable: Vec<f64> =
+            segments.iter().map(|s| f64::from(u8::from(layers.prunable.contains(&s.range)))).collect();
+        let saved = |values: &Vec<f32>| (!values.is_empty()).then(|| rows.upload(values)).transpose();
+        let uploaded = rows.upload(parameters)?;
+        Ok(Self {
+            prunable: rows.spread(&prunable)?.to_dtype(DType::U8)?.broadcast_as(uploaded.shape())?.contiguous()?,
+            nonzero: (segments.iter())
+                .map(|s| parameters[s.range.clone()].iter().filter(|x| **x != 0.0).count())
+                .collect(),
+            momentum: saved(&averages.momentum)?,
+            mean_square: saved(&averages.mean_square)?,
+            average: saved(&averages.parameters)?,
+            iterate: saved(&averages.iterate)?,
+            parameters: uploaded,
+            penalised,
+            rows,
+            step: None,
+        })
+    }
+
+    pub fn fetch(&self) -> Result<(Vec<f32>, Averages)> {
+        let saved = |vector: &Option<Tensor>| vector.as_ref().map_or(Ok(Vec::new()), |v| self.rows.download(v));
+        let averages = Averages {
+            momentum: saved(&self.momentum)?,
+            mean_square: saved(&self.mean_square)?,
+            parameters: saved(&self.average)?,
+            iterate: saved(&self.iterate)?,
+        };
+        Ok((self.rows.download(&self.parameters)?, averages))
+    }
+
+    /// 1 where a prunable weight is zero.
+    fn zeros(&self) -> Result<Tensor> {
+        self.parameters.eq(0f32)? * &self.prunable
+    }
+
+    /// Direction, iterate and average of [`ScheduleFree::advance`].
+    fn advance(
+        &mut self,
+        method: ScheduleFree,
+        averaged: u64,
+        sigma: f64,
+        gradient: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let c = ScheduleFree::part(averaged);
+        let y = &self.parameters;
+        let last = self.iterate.get_or_insert_with(|| y.clone());
+        let average = self.average.get_or_insert_with(|| y.clone());
+        let (y, g) = (self.parameters.to_dtype(DType::F64)?, gradient.to_dtype(DType::F64)?);
+        let (last, average) = (last.to_dtype(DType::F64)?, average.to_dtype(DType::F64)?);
+        let z = (last - g.broadcast_div(&Tensor::full(sigma, (1, 1), y.device())?)?)?;
+        let x = (&average + (&z - &average)?.affine(c, 0.0)?)?;
+        let v = ((y - &z)? - (&x - &z)?.affine(method.beta, 0.0)?)?.affine(sigma, 0.0)?;
+        let single = |vector: Tensor| vector.to_dtype(DType::F32);
+        Ok((single(v)?, single(z)?, single(x)?))
+    }
+
+    /// The direction without that of channels that have no weights, in the layers that say so.
+    fn hold_empty_channels(&self, layers: &Layers, direction: Tensor) -> Result<Tensor> {
+        if layers.penalised.iter().all(|layer| layer.channels.is_none()) {
+            return Ok(direction);
+        }
+        let (x, mut held) = (self.rows.tensors(&self.parameters)?, self.rows.tensors(&direction)?);
+        for (layer, parameter) in layers.penalised.iter().zip(&self.penalised) {
+            let Some(channels) = layer.channels else { continue };
+            let direction = held[*parameter].reshape((channels, ()))?;
+            let weights = x[*parameter].reshape((channels, ()))?.ne(0f32)?.to_dtype(DType::F32)?.sum_keepdim(1)?;
+            let full = weights.gt(0f32)?.broadcast_as(direction.shape())?;
+            held[*parameter] = full.where_cond(&direction, &direction.zeros_like()?)?;
+        }
+        self.rows.gather(&held.into_iter().map(Some).collect::<Vec<_>>())
+    }
+
+    fn model(&self, rules: Rules, regulariser: Regulariser) -> Result<Model<'_>> {
+        let step = self.step.as_ref().expect("a direction comes before a trial point");
+        let [x, v, g] = [&self.parameters, &step.direction, &step.gradient].map(|vector| vector.to_dtype(DType::F64));
+        let (x, v, g) = (x?, v?, g?);
+        let d = match &step.diagonal {
+            Some(diagonal) => (diagonal.to_dtype(DType::F64)? * rules.sigma)?,
+            None => Tensor::full(rules.sigma, (1, 1), x.device())?,
+        };
+        let z = (&x - v.broadcast_div(&d)?)?;
+        let critical = critical_lambda(regulariser.penalty, &z, &d)?;
+        Ok(Model { resident: self, penalty: regulariser.penalty, x, v, g, d, z, critical })
+    }
+
+    /// The lambda of each penalised layer that leaves `left` weights, as [`crate::share::lambdas_for`] has it.
+    fn lambdas(&self, layers: &Layers, critical: &Tensor, left: usize) -> Result<Vec<f64>> {
+        let mut own: Vec<Option<f64>> = vec![None; self.penalised.len()];
+        loop {
+            let mut among = vec![0.0; self.nonzero.len()];
+            let mut pinned = 0;
+            for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&own) {
+                match own {
+                    Some(_) => pinned += layer.least,
+                    None => among[*parameter] = 1.0,
+                }
+            }
+            let among = self.rows.spread(&among)?.to_dtype(DType::U8)?.broadcast_as(critical.shape())?;
+            let out = Tensor::full(-1f64, critical.shape(), critical.device())?;
+            let common = largest_to_go(&among.where_cond(critical, &out)?, left - pinned)?;
+            let stay =
+                self.rows.sums(&[critical.gt(common)?.to_dtype(DType::F32)?])?.flatten_all()?.to_vec1::<f64>()?;
+            let mut changed = false;
+            for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&mut own) {
+                if own.is_none() && stay[*parameter] < layer.least as f64 {
+                    *own = Some(largest_to_go(&self.rows.part(critical, *parameter)?, layer.least)?);
+                    changed = true;
+                }
+            }
+            if !changed {
+                return Ok(own.into_iter().map(|own| own.unwrap_or(common)).collect());
+            }
+        }
+    }
+
+    /// For each row the lambda of its layer, -1 outside the penalised ones.
+    fn spread(&self, lambdas: &[f64]) -> Result<Tensor> {
+        let mut all = vec![-1.0; self.nonzero.len()];
+        self.penalised.iter().zip(lambdas).for_each(|(parameter, lambda)| all[*parameter] = *lambda);
+        self.rows.spread(&all)
+    }
+
+    /// Cuts the smallest weights where there are more than `left`.
+    fn trim(&mut self, layers: &Layers, left: usize) -> Result<()> {
+        if self.penalised.iter().map(|parameter| self.nonzero[*parameter]).sum::<usize>() <= left {
+            return Ok(());
+        }
+        let x = self.parameters.to_dtype(DType::F64)?;
+        let critical = critical_lambda(Penalty::L0Ball, &x, &Tensor::full(1f64, (1, 1), x.device())?)?;
+        let lambdas = self.lambdas(layers, &critical, left)?;
+        let gone = critical.broadcast_le(&self.spread(&lambdas)?)?;
+        let nothing = self.parameters.zeros_like()?;
+        self.parameters = gone.where_cond(&nothing, &self.parameters)?;
+        let mut penalised = vec![0.0; self.nonzero.len()];
+        self.penalised.iter().for_each(|parameter| penalised[*parameter] = 1.0);
+        let penalised = self.rows.spread(&penalised)?.to_dtype(DType::U8)?;
+        let zeros = self.parameters.eq(0f32)?.broadcast_mul(&penalised)?;
+        if let Some(iterate) = &mut self.iterate {
+            *iterate = zeros.where_cond(&nothing, iterate)?;
+            self.average = self.average.as_ref().map(|average| zeros.where_cond(&nothing, average)).transpose()?;
+        }
+        let counts = self.rows.sums(&[self.parameters.ne(0f32)?.to_dtype(DType::F32)?])?;
+        self.nonzero = counts.flatten_all()?.to_vec1::<f64>()?.into_iter().map(|count| count as usize).collect();
+        Ok(())
+    }
+}
+
+/// `d z^2 / 2` or, under l1, `d |z|`: the least lambda at which a weight goes.
+fn critical_lambda(penalty: Penalty, z: &Tensor, d: &Tensor) -> Result<Tensor> {
+    match penalty {
+        Penalty::L1 => z.abs()?.broadcast_mul(d),
+        _ => (z.broadcast_mul(d)? * z)? * 0.5,
+    }
+}
+
+/// The proximal model of a step.
+struct Model<'a> {
+    resident: &'a Resident,
+    penalty: Penalty,
+    x: Tensor,
+    v: Tensor,
+    g: Tensor,
+    d: Tensor,
+    z: Tensor,
+    critical: Tensor,
+}
+
+impl Model<'_> {
+    /// The trial point and, for each parameter, its sums; and `extra`, brought along.
+    fn attempt(&self, lambdas: &[f64], extra: &Tensor) -> Result<(Tensor, Vec<Sums>, Vec<f32>)> {
+        let Self { resident, penalty, x, v, g, d, z, critical } = self;
+        let lambda = resident.spread(lambdas)?;
+        let moved = match penalty {
+            Penalty::L1 => (z - z.sign()?.broadcast_mul(&lambda.relu()?.broadcast_div(d)?)?)?,
+            _ => z.clone(),
+        };
+        let exact = critical.broadcast_le(&lambda)?.where_cond(&z.zeros_like()?, &moved)?;
+        let trial = exact.to_dtype(DType::F32)?;
+        let new = trial.to_dtype(DType::F64)?;
+        let s = (&new - x)?;
+        let not_zero = |values: &Tensor| values.ne(0f64)?.to_dtype(DType::F64);
+        let value = |values: &Tensor| match penalty {
+            Penalty::L0 => not_zero(values),
+            Penalty::L1 => values.abs(),
+            _ => values.zeros_like(),
+        };
+        let after = value(&new)?;
+        let sums = resident.rows.sums(&[
+            (v * &s)?,
+            (g * &s)?,
+            (s.broadcast_mul(d)? * &s)?,
+            (exact.abs()?.affine(HALF_ULP, f64::from(f32::MIN_POSITIVE))? * v.abs()?)?,
+            not_zero(&new)?,
+            (value(x)? - &after)?,
+            after,
+        ])?;
+        let all =
+            Tensor::cat(&[sums.flatten_all()?, extra.flatten_all()?.to_dtype(DType::F64)?], 0)?.to_vec1::<f64>()?;
+        let count = resident.nonzero.len();
+        let at = |sum: usize, parameter: usize| all[sum * count + parameter];
+        let sums = (0..count).map(|parameter| Sums {
+            direction_slope: at(0, parameter),
+            gradient_slope: at(1, parameter),
+            squared_step: at(2, parameter),
+            rounding: at(3, parameter),
+            nonzero: at(4, parameter),
+            fall: at(5, parameter),
+            value: at(6, parameter),
+        });
+        Ok((trial, sums.collect(), all[7 * count..].iter().map(|value| *value as f32).collect()))
+    }
+
+    fn total(&self, lambdas: &[f64], layers: &Layers, sums: &[Sums]) -> Trial {
+        let mut trial = Trial::default();
+        for sum in sums {
+            trial.direction_slope += sum.direction_slope;
+            trial.gradient_slope += sum.gradient_slope;
+            trial.squared_step += sum.squared_step;
+            trial.rounding += sum.rounding;
+        }
+        for ((parameter, lambda), layer) in self.resident.penalised.iter().zip(lambdas).zip(&layers.penalised) {
+            let sum = &sums[*parameter];
+            trial.nonzero += sum.nonzero as usize;
+            trial.penalty_decrease += lambda * sum.fall;
+            trial.rounding += lambda * (HALF_ULP * sum.value + f64::from(f32::MIN_POSITIVE) * layer.range.len() as f64);
+        }
+        trial
+    }
+}
+
+/// One step of a training whose vectors are on the device.
+pub(super) struct OnDevice<'a> {
+    pub executor: &'a mut CandleExecutor,
+    pub resident: &'a mut Resident,
+    pub batch: &'a Batch,
+    /// The loss at the old point.
+    pub at_point: Option<BatchLoss>,
+    pub passes: &'a mut Passes,
+}
+
+impl OnDevice<'_> {
+    fn try_direct(&mut self, rules: Rules) -> Result<()> {
+        let Rules { settings, state, .. } = rules;
+        let (executor, resident) = (&mut *self.executor, &mut *self.resident);
+        let images = executor.images(&self.batch.images, self.batch.labels.len())?;
+        let (gradients, logits) =
+            executor.differentiate(resident.rows.tensors(&resident.parameters)?, &images, &self.batch.labels)?;
+        let mut gradient = resident.rows.gather(&gradients)?;
+        let zeros = resident.zeros()?;
+        let nothing = gradient.zeros_like()?;
+        if executor.support == Support::Frozen {
+            gradient = zeros.where_cond(&nothing, &gradient)?;
+        }
+        let sequences = match settings.direction.schedule_free() {
+            Some(method) => Some(resident.advance(method, state.averaged, rules.sigma, &gradient)?),
+            None => None,
+        };
+        let w = settings.direction.weight(state.step, resident.momentum.is_none()) as f32;
+        let new = gradient.affine(f64::from(w), 0.0)?;
+        let mut direction = match (&sequences, &resident.momentum) {
+            (Some((direction, ..)), _) => direction.clone(),
+            (None, Some(momentum)) => (momentum.affine(f64::from(1.0 - w), 0.0)? + new)?,
+            (None, None) => new,
+        };
+        let sequences = sequences.map(|(_, iterate, average)| (iterate, average));
+        let diagonal = match settings.direction.metric_weight(state.step) {
+            Some(w) => {
+                let last = resident.mean_square.take().unwrap_or(nothing.clone());
+                let next = (&last + (gradient.sqr()? - &last)?.affine(f64::from(w), 0.0)?)?;
+                let diagonal = next.sqrt()?.affine(1.0, f64::from(Direction::DELTA))?;
+                resident.mean_square = Some(next);
+                Some(diagonal)
+            }
+            None => None,
+        };
+        let frozen = settings.plan.support(state.step) == Support::Frozen;
+        if frozen {
+            direction = zeros.where_cond(&nothing, &direction)?;
+        } else if let Some(momentum) = resident.momentum.as_ref().filter(|_| settings.plan.skips_zeros(state.step)) {
+            direction = zeros.where_cond(momentum, &direction)?;
+        }
+        let average = direction.clone();
+        if let Direction::Momentum { beta, nesterov: true } = settings.direction {
+            let beta = beta as f32;
+            let ahead = gradient.affine(f64::from(1.0 - beta), 0.0)?;
+            direction = (direction.affine(f64::from(beta), 0.0)? + ahead)?;
+        }
+        direction = resident.hold_empty_channels(rules.layers, direction)?;
+        let momentum = match &sequences {
+            Some(_) => None,
+            None if settings.direction.looks_ahead() => Some(average),
+            None => Some(direction.clone()),
+        };
+        let (trial, nonzero) = (nothing, Vec::new());
+        resident.step =
+            Some(Step { images, logits, gradient, momentum, sequences, direction, diagonal, trial, nonzero });
+        Ok(())
+    }
+
+    fn try_propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal> {
+        let layers = rules.layers;
+        let resident = &*self.resident;
+        let logits = &resident.step.as_ref().expect("a direction comes before a trial point").logits;
+        let model = resident.model(rules, regulariser)?;
+        let mut lambdas = match acting {
+            Acting::Lambdas(lambdas) => lambdas,
+            Acting::Left(left) => resident.lambdas(layers, &model.critical, left)?,
+        };
+        let lambda = lambdas.iter().copied().fold(0.0, f64::max);
+        let (mut trial, mut sums, values) = model.attempt(&lambdas, logits)?;
+        let mut guarded = Vec::new();
+        for (k, (layer, lambda)) in layers.penalised.iter().zip(&mut lambdas).enumerate() {
+            let parameter = resident.penalised[k];
+            if sums[parameter].nonzero < layer.least as f64 && *lambda > 0.0 {
+                let largest = largest_to_go(&resident.rows.part(&model.critical, parameter)?, layer.least)?;
+                if largest < *lambda {
+                    *lambda = largest;
+                    guarded.push(k);
+                }
+            }
+        }
+        if !guarded.is_empty() {
+            (trial, sums, _) = model.attempt(&lambdas, logits)?;
+        }
+        let total = model.total(&lambdas, layers, &sums);
+        let point = cross_entropy(&values, &self.batch.labels, logits.dim(1)?, None);
+        self.at_point = Some(point);
+        let step = self.resident.step.as_mut().expect("it was there above");
+        step.trial = trial;
+        step.nonzero = sums.iter().map(|sum| sum.nonzero as usize).collect();
+        Ok(Proposal { loss: point.loss, trial: total, lambda, guarded })
+    }
+
+    fn try_value(&mut self) -> Result<f64> {
+        let step = self.resident.step.as_ref().expect("a trial point comes before its loss");
+        let tensors = self.executor.named(self.resident.rows.tensors(&step.trial)?);
+        let (logits, _) = self.executor.forward(&tensors, step.images.clone(), Mode::Training)?;
+        Ok(cross_entropy(&flat(&logits)?, &self.batch.labels, logits.dim(1)?, None).loss)
+    }
+
+    fn try_leave(&mut self, rules: Rules, taken: bool) -> Result<()> {
+        let resident = &mut *self.resident;
+        let step = resident.step.take().expect("a trial point comes before its end");
+        if taken {
+            let old = std::mem::replace(&mut resident.parameters, step.trial);
+            resident.nonzero = step.nonzero;
+            resident.momentum = step.momentum;
+            if let Some((iterate, average)) = step.sequences {
+                // They follow the weights that the step took away or brought back.
+                let next = &resident.parameters;
+                let anew = ((next.eq(0f32)? + old.eq(0f32)?)?.gt(0u8)? * &resident.prunable)?;
+                resident.iterate = Some(anew.where_cond(next, &iterate)?);
+                resident.average = Some(anew.where_cond(next, &average)?);
+            }
+            let kept = (1.0 - rules.settings.weight_decay / rules.sigma) as f32;
+            if kept < 1.0 {
+                let shrunk = resident.parameters.affine(f64::from(kept), 0.0)?;
+                resident.parameters = resident.prunable.where_cond(&shrunk, &resident.parameters)?;
+            }
+        }
+        if let Some(beta) = rules.settings.ema {
+            let last = resident.average.take().map_or_else(|| resident.parameters.zeros_like(), Ok)?;
+            let w = f64::from(crate::optimizer::averaging_weight(beta, rules.state.step));
+            resident.average = Some((&last + (&resident.parameters - &last)?.affine(w, 0.0)?)?);
+        }
+        Ok(())
+    }
+}
+
+impl Vectors for OnDevice<'_> {
+    fn enter(&mut self, rules: Rules) -> std::result::Result<(), ExecutorError> {
+        match rules.settings.plan.target_at_freeze(rules.state.step) {
+            Some(left) => self.resident.trim(rules.layers, left).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    fn direct(&mut self, rules: Rules) -> std::result::Result<(), ExecutorError> {
+        self.passes.forward += 1;
+        self.passes.backward += 1;
+        self.try_direct(rules).map_err(failed)
+    }
+
+    fn propose(
+        &mut self,
+        rules: Rules,
+        regulariser: Regulariser,
+        acting: Acting,
+    ) -> std::result::Result<Proposal, ExecutorError> {
+        self.try_propose(rules, regulariser, acting).map_err(failed)
+    }
+
+    fn value(&mut self) -> std::result::Result<f64, ExecutorError> {
+        self.passes.forward += 1;
+        self.try_value().map_err(failed)
+    }
+
+    fn leave(&mut self, rules: Rules, taken: bool) -> std::result::Result<(), ExecutorError> {
+        self.try_leave(rules, taken).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! What a step does with whole vectors, wherever they lie: the host's memory, or that of the device that computes the
+//! network.
+
+use super::{Layers, Settings, State};
+use crate::executor::ExecutorError;
+use crate::regulariser::Regulariser;
+use crate::trial::Trial;
+
+/// What a step goes by.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub settings: &'a Settings,
+    pub layers: &'a Layers,
+    /// The state before the step.
+    pub state: &'a State,
+    /// The sigma used.
+    pub sigma: f64,
+}
+
+/// How strongly the penalty acts in a step.
+pub(crate) enum Acting {
+    /// With this weight in each layer.
+    Lambdas(Vec<f64>),
+    /// So that it leaves this many weights.
+    Left(usize),
+}
+
+/// A trial point, as far as decisions need it.
+pub(crate) struct Proposal {
+    /// Loss at the old point.
+    pub loss: f64,
+    pub trial: Trial,
+    /// Largest weight of the penalty in any layer.
+    pub lambda: f64,
+    /// Layers with a smaller one than they were told ([`super::Optimizer::guarded`]).
+    pub guarded: Vec<usize>,
+}
+
+/// Weight of the newest parameters in their running average: `1 - beta`, at first `1 / (step + 1)`, which makes it the plain
+/// mean of the first steps.
+pub(crate) fn averaging_weight(beta: f64, step: u64) -> f32 {
+    (1.0 - beta).max(1.0 / (step as f64 + 1.0)) as f32
+}
+
+/// Parameters, gradient, direction, trial point and averages of a training, and the parts of a step on them, in this order.
+pub(crate) trait Vectors {
+    /// Puts the parameters where the step may begin: into their box before the first one, and where the support freezes
+    /// onto a point with no more weights than the target.
+    fn enter(&mut self, rules: Rules) -> Result<(), ExecutorError>;
+
+    /// Computes the gradient at the parameters and makes it a direction.
+    fn direct(&mut self, rules: Rules) -> Result<(), ExecutorError>;
+
+    /// Computes the trial point, in which no layer falls under its least number of weights.
+    fn propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal, ExecutorError>;
+
+    /// Loss at the trial point.
+    fn value(&mut self) -> Result<f64, ExecutorError>;
+
+    /// Moves to the trial point if it is taken; moves the averages.
+    fn leave(&mut self, rules: Rules, taken: bool) -> Result<(), ExecutorError>;
+}
