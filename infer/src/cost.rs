@@ -71,6 +71,11 @@ fn settings(conv: &sr2_models::Conv) -> Conv<'static> {
     Conv { window: window(conv), groups: conv.groups, bias: None, residual: None, clip: NO_CLIP }
 }
 
+/// Whether a convolution of this kind, of one image in planes without gaps, needs neither padding nor rearranging.
+pub(crate) fn is_aligned_depthwise(conv: &sr2_models::Conv, x: &[usize], y: &[usize], isa: Isa) -> bool {
+    is_depthwise(conv, x[0]) && window(conv).is_aligned([x[1], x[2]], [y[1], y[2]], isa)
+}
+
 /// Of the products of a convolution from maps of `from` to maps of `to` positions, the share that a vector of images
 /// takes where the maps are not padded, if there is a kernel for it.
 pub(crate) fn without_padding(conv: &sr2_models::Conv, from: &[usize], to: &[usize], isa: Isa) -> Option<f64> {
@@ -167,7 +172,8 @@ fn of_convolution(
     let all = weight.shape().iter().product::<usize>() as f64;
     let pad = if conv.kernel == [1, 1] { 0 } else { conv.pads.into_iter().max().unwrap_or(0) };
     let is_direct = conv.stride == [1, 1] && x[1..] == y[1..];
-    let has_gaps = is_direct && !isa.holds_rows(y[2]);
+    let is_aligned = !sparse && lanes == 1 && is_aligned_depthwise(conv, x, y, isa);
+    let has_gaps = is_direct && !is_aligned && !isa.holds_rows(y[2]);
     let run = if has_gaps { y[2].saturating_add(pad) } else { y[2] };
     let tap = if lanes == 1 {
         let vectors = vectors(y[1].saturating_mul(run), isa);
@@ -184,7 +190,7 @@ fn of_convolution(
         true => (weight.nnz() as f64, 8.0 * weight.nnz() as f64),
         false => (all / SPARSE_OVER_DENSE * dense_share(conv, x, y, isa, lanes), 4.0 * all),
     };
-    let arranging = if is_direct {
+    let arranging = if is_direct || is_aligned {
         0.0
     } else {
         let panels = (0..2).map(|axis| conv.kernel[axis].min(conv.stride[axis]) as f64).product::<f64>();

@@ -97,16 +97,17 @@ fn padding(
             let vectors = if lanes == 1 { cost::vectors(plane.values(), isa) } else { size[0] * size[1] } as f64;
             let of_convolution = |(conv, sparse, x, y): (&Conv, bool, &[usize], &[usize])| {
                 let depthwise = !sparse && cost::is_depthwise(conv, x[0]);
+                let aligned = depthwise && lanes == 1 && !padding.gaps && cost::is_aligned_depthwise(conv, x, y, isa);
                 let keeps = conv.stride == [1, 1] && x[1..] == y[1..];
                 let computing = model.weight(&conv.weight).nnz() as f64 * vectors;
                 let arranging = |rows: usize| {
                     x[0] as f64 * cost::rearranging(conv.kernel[1] * (rows + conv.kernel[0] - 1) * y[2], isa, lanes)
                 };
                 if y[1..] != size[..] {
-                    let arranged = depthwise && !(padding.gaps && (lanes > 1 || y[2] >= isa.lanes()));
+                    let arranged = depthwise && !aligned && !(padding.gaps && (lanes > 1 || y[2] >= isa.lanes()));
                     return if arranged { arranging(2 * y[1]) } else { 0.0 };
                 }
-                if !keeps || conv.kernel == [1, 1] {
+                if !keeps || aligned || conv.kernel == [1, 1] {
                     return computing;
                 }
                 let inside = cost::without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);

@@ -11,6 +11,7 @@ use crate::border::Border;
 use crate::combine::{Combination, Combine};
 use crate::dense_conv::{self, DenseConv};
 use crate::depthwise::DepthwiseConv;
+use crate::depthwise_aligned::{DepthwiseAligned, Moves};
 use crate::depthwise_rows::DepthwiseRows;
 use crate::dilated_pooling::DilatedPool;
 use crate::grid::Grid;
@@ -154,6 +155,23 @@ impl ProgramBuilder {
         let all;
         let weights = match weights {
             Weights::Dense(dense) if conv.is_depthwise(from.channels, to.channels) => {
+                let [x_size, size] = [from, to].map(|place| [place.plane.height(), place.plane.width()]);
+                let has_gaps = (self.lanes, from.plane.gap(), to.plane.gap()) != (1, 0, 0);
+                if !has_gaps && window.is_aligned(x_size, size, self.isa) {
+                    return self.push(Step::DepthwiseAligned(DepthwiseAligned {
+                        x: from.row(0, 0),
+                        x_stride: from.plane.stride(),
+                        y: to.row(0, 0),
+                        residual,
+                        y_stride: to.plane.stride(),
+                        size,
+                        stride: window.stride[0],
+                        moves: Moves::new(size[1], self.isa.lanes()).into(),
+                        weights: dense.as_chunks().0.to_vec(),
+                        bias,
+                        clip,
+                    }));
+                }
                 if window.is_masked(&from.plane, &to.plane) && (window.stride, window.pads) == ([1, 1], [1; 4]) {
                     return self.push(Step::DepthwiseRows(DepthwiseRows {
                         x: from.row(0, 0) - from.plane.pitch() - 1,

@@ -128,7 +128,7 @@ impl Call<'_, DepthwiseConv> {
 /// # Safety
 /// The CPU must have the features of `V`.
 #[inline(always)]
-unsafe fn splat<V: Vector>(weights: &[f32; SIDE * SIDE]) -> [[V; SIDE]; SIDE] {
+pub(crate) unsafe fn splat<V: Vector>(weights: &[f32; SIDE * SIDE]) -> [[V; SIDE]; SIDE] {
     // SAFETY: the caller's promise.
     let mut rows = [[unsafe { V::splat(0.0) }; SIDE]; SIDE];
     for (row, weights) in rows.iter_mut().zip(weights.chunks_exact(SIDE)) {
@@ -145,7 +145,7 @@ unsafe fn splat<V: Vector>(weights: &[f32; SIDE * SIDE]) -> [[V; SIDE]; SIDE] {
 /// # Safety
 /// The CPU must have the features of `V`.
 #[inline(always)]
-unsafe fn dot<V: Vector>(sum: V, [a, b, c]: [V; SIDE], [u, v, w]: [V; SIDE]) -> V {
+pub(crate) unsafe fn dot<V: Vector>(sum: V, [a, b, c]: [V; SIDE], [u, v, w]: [V; SIDE]) -> V {
     // SAFETY: the caller's promise.
     unsafe { c.mul_add(w, b.mul_add(v, a.mul_add(u, sum))) }
 }

@@ -12,6 +12,7 @@ mod builder;
 mod combine;
 mod dense_conv;
 mod depthwise;
+mod depthwise_aligned;
 mod depthwise_rows;
 mod dilated_pooling;
 mod grid;

@@ -7,6 +7,7 @@ use crate::border::Border;
 use crate::combine::Combine;
 use crate::dense_conv::DenseConv;
 use crate::depthwise::DepthwiseConv;
+use crate::depthwise_aligned::DepthwiseAligned;
 use crate::depthwise_rows::DepthwiseRows;
 use crate::dilated_pooling::DilatedPool;
 use crate::linear::{DenseLinear, SparseLinear};
@@ -75,6 +76,7 @@ kernels! {
     WinogradInput "winograd_input_f32" "scratch = for each four rows of x the six that a convolution of 1x3 weights reads"
     WinogradOutput "winograd_output_f32" "y = clip(bias + four rows for each six that it gave + residual)"
     DepthwiseConv "depthwise_conv_f32" "y = clip(bias + sum over a 3x3 window of weight x + residual), channel by channel"
+    DepthwiseAligned "depthwise_aligned_f32" "as depthwise_conv_f32, of one image whose rows fill vectors without gaps"
     DepthwiseRows "depthwise_rows_f32" "as depthwise_conv_f32, of one image whose rows have no gaps"
     SparseLinear "sparse_linear_f32" "y = clip(bias + sum over non-zero weights of weight x), one image"
     DenseLinear "dense_linear_f32" "y = clip(bias + sum over weights of weight x), one image"
@@ -100,6 +102,7 @@ impl Step {
             Self::MapConv(s) => size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>(),
             Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
             Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
+            Self::DepthwiseAligned(s) => size_of_val(&s.weights[..]),
             Self::DepthwiseRows(s) => size_of_val(&s.weights[..]),
             Self::DenseLinear(s) => size_of_val(&s.weights[..]),
             Self::SparseLinear(s) => size_of_val(&s.weights.starts[..]) + size_of_val(&s.weights.entries[..]),

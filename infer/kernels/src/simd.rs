@@ -44,6 +44,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn shift_down(self, above: Self) -> Self;
     /// Every second lane of `self`, from the first on, then of `next`.
     unsafe fn even(self, next: Self) -> Self;
+    /// Every second lane of `self`, from the second on, then of `next`.
+    unsafe fn odd(self, next: Self) -> Self;
+    /// In each lane the one that the bits of `lanes` name: one of `self`, or from `LANES` on one of `other`.
+    unsafe fn pick(self, other: Self, lanes: Self) -> Self;
     /// In each lane the one of `self` that `lanes`, of which `LANES` are readable, names, or 0 where it is negative.
     unsafe fn select(self, lanes: *const i32) -> Self;
     /// The lanes of both in turn, `self` first: those of the low halves, and those of the high ones.
@@ -160,6 +164,19 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn odd(self, next: Self) -> Self {
+        Self([self.0[1], self.0[3], next.0[1], next.0[3]])
+    }
+
+    #[inline(always)]
+    unsafe fn pick(self, other: Self, lanes: Self) -> Self {
+        Self(lanes.0.map(|lane| {
+            let lane = lane.to_bits() as usize;
+            if lane < 4 { self.0[lane] } else { other.0[lane - 4] }
+        }))
+    }
+
+    #[inline(always)]
     unsafe fn select(self, lanes: *const i32) -> Self {
         // SAFETY: the caller gives four readable lanes.
         let lanes = unsafe { lanes.cast::<[i32; 4]>().read_unaligned() };
@@ -200,7 +217,7 @@ mod tests {
     impl Kernel for Operations {
         #[inline(always)]
         unsafe fn run<V: Vector>(&self) {
-            let mut out = vec![0.0f32; 64 * 11];
+            let mut out = vec![0.0f32; 64 * 13];
             for start in (0..64).step_by(V::LANES) {
                 // SAFETY: 64 is a multiple of every lane count, and `launch` chose a tier of this CPU.
                 unsafe {
@@ -220,6 +237,9 @@ mod tests {
                     high.store(out.as_mut_ptr().add(576 + start));
                     let lanes: [i32; 16] = std::array::from_fn(|i| (3 * i % V::LANES) as i32 - 1);
                     x.select(lanes.as_ptr()).store(out.as_mut_ptr().add(640 + start));
+                    x.odd(other).store(out.as_mut_ptr().add(704 + start));
+                    let lanes: [i32; 16] = std::array::from_fn(|i| ((5 * i + 3) % (2 * V::LANES)) as i32);
+                    x.pick(other, V::load(lanes.as_ptr().cast())).store(out.as_mut_ptr().add(768 + start));
                 }
             }
             *self.output.borrow_mut() = out;
@@ -241,15 +261,19 @@ mod tests {
                 let larger = if x.is_nan() || other[i].is_nan() { f32::NAN } else { x.max(other[i]) };
                 let (first, lane) = (i / isa.lanes() * isa.lanes(), i % isa.lanes());
                 let second = if lane < isa.lanes() / 2 { &input } else { &other };
-                let even = second[first + 2 * lane % isa.lanes()];
+                let [even, odd] = [0, 1].map(|odd| second[first + 2 * lane % isa.lanes() + odd]);
                 let last = first + isa.lanes() - 1;
                 let up = if lane == 0 { other[last] } else { input[i - 1] };
                 let down = if i == last { other[first] } else { input[i + 1] };
                 let of_both = if lane % 2 == 0 { &input } else { &other };
                 let [low, high] = [0, isa.lanes() / 2].map(|half| of_both[first + half + lane / 2]);
                 let selected = (3 * lane % isa.lanes()).checked_sub(1).map_or(0.0, |lane| input[first + lane]);
-                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger, even, up, down, low, high, selected];
-                for (k, expected) in expected.into_iter().enumerate() {
+                let named = (5 * lane + 3) % (2 * isa.lanes());
+                let of_either = if named < isa.lanes() { &input } else { &other };
+                let picked = of_either[first + named % isa.lanes()];
+                let moved = [even, up, down, low, high, selected, odd, picked];
+                let expected = [x * 2.0 + 1.0, x + x, clamped, x, larger].into_iter().chain(moved);
+                for (k, expected) in expected.enumerate() {
                     let found = out[k * 64 + i];
                     let same = found == expected || (found.is_nan() && expected.is_nan());
                     assert!(same, "{isa}, operation {k} of {x}: {found}, expected {expected}");

@@ -54,6 +54,7 @@ twins! {
     winograd_input_f32 in convolution
     winograd_output_f32 in convolution
     depthwise_conv_f32 in convolution
+    depthwise_aligned_f32 in convolution
     depthwise_rows_f32 in convolution
     sparse_linear_f32 in linear
     dense_linear_f32 in linear

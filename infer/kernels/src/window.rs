@@ -65,6 +65,17 @@ impl Window {
         self.stride == [1, 1] && x == y && x.gap() == 0 && top.max(bottom) <= x.pad()
     }
 
+    /// Whether there is a depthwise kernel, from maps of a size to maps of another of one image without gaps between rows,
+    /// that needs no padding: it moves neighbours within vectors of whole rows, or within rows of whole vectors.
+    pub fn is_aligned(&self, from: [usize; 2], [height, width]: [usize; 2], isa: Isa) -> bool {
+        let (stride, lanes) = (self.stride[0], isa.lanes());
+        (self.kernel, self.dilation) == ([3, 3], [1, 1])
+            && (self.stride == [1, 1] || self.stride == [2, 2])
+            && self.pads[..2] == [1, 1]
+            && from == [stride * height, stride * width]
+            && (width.is_multiple_of(lanes) || lanes.is_multiple_of(width) && (height * width).is_multiple_of(lanes))
+    }
+
     /// Whether there is a sparse kernel from `x` to `y`, planes of a vector of images, that leaves out the padding.
     pub fn is_by_maps(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
         y.lanes() > 1

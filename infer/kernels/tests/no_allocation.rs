@@ -60,9 +60,10 @@ fn every_kernel(isa: Isa, lanes: usize, count: usize) -> (Program, usize) {
     let image = |side| Buffer { plane: Plane::image(side, side, 1, lanes), channels: 4 };
     let features = |channels| Buffer { plane: Plane::feature(lanes), channels };
     let buffers = [17, 17, 9, 11, 11, 9, 9].map(image).into_iter().chain([4, 324, 10, 10].map(features));
-    // For rows of whole vectors, and for small maps of vectors of images.
+    // For rows of whole vectors, for small maps of vectors of images, and for rows without gaps that fill no vectors.
     let plane = if lanes == 1 { Plane::rows(16, 16, 1) } else { Plane::image(8, 8, 0, lanes) };
-    let buffers = buffers.chain([Buffer { plane, channels: 4 }; 2]);
+    let odd = if lanes == 1 { Plane::rows(15, 15, 1) } else { Plane::image(15, 15, 1, lanes) };
+    let buffers = buffers.chain([plane, plane, odd, odd].map(|plane| Buffer { plane, channels: 4 }));
     let mut b = ProgramBuilder::new(isa, &buffers.collect::<Vec<_>>());
     let weight = Tensor::full([4, 36], 0.1);
     let matrix = CsrMatrix::from_dense(&weight).unwrap();
@@ -76,6 +77,7 @@ fn every_kernel(isa: Isa, lanes: usize, count: usize) -> (Program, usize) {
     b.conv(0, 1, Weights::Winograd(weight.data()), &conv);
     b.conv(11, 12, sparse, &conv);
     b.conv(11, 12, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
+    b.conv(13, 14, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
     b.conv(0, 1, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
     b.conv(1, 2, sparse, &Conv { window: Window { stride: [2, 2], ..same }, ..conv });
     b.border(2, 3, [1, 1], 0.5);

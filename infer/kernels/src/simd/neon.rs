@@ -84,6 +84,23 @@ impl Vector for F32x4 {
     }
 
     #[inline(always)]
+    unsafe fn odd(self, next: Self) -> Self {
+        // SAFETY: the caller promises NEON.
+        Self(unsafe { vuzp2q_f32(self.0, next.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn pick(self, other: Self, lanes: Self) -> Self {
+        // SAFETY: the caller promises NEON. Lane `i` is the bytes from `4 i` on of both tables together.
+        unsafe {
+            let first = vmulq_n_u32(vreinterpretq_u32_f32(lanes.0), 0x0404_0404);
+            let bytes = vreinterpretq_u8_u32(vaddq_u32(first, vdupq_n_u32(0x0302_0100)));
+            let table = uint8x16x2_t(vreinterpretq_u8_f32(self.0), vreinterpretq_u8_f32(other.0));
+            Self(vreinterpretq_f32_u8(vqtbl2q_u8(table, bytes)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn select(self, lanes: *const i32) -> Self {
         let mut values = [0.0; 4];
         // SAFETY: the caller promises NEON, and four readable lanes.

@@ -125,6 +125,25 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn odd(self, next: Self) -> Self {
+        // SAFETY: as in `even`.
+        unsafe {
+            let halves = _mm256_castps_pd(_mm256_shuffle_ps::<0b11_01_11_01>(self.0, next.0));
+            Self(_mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(halves)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pick(self, other: Self, lanes: Self) -> Self {
+        // SAFETY: the caller promises AVX2. The permutations take the low three bits; the fourth, as a sign, blends.
+        unsafe {
+            let lanes = _mm256_castps_si256(lanes.0);
+            let (own, others) = (_mm256_permutevar8x32_ps(self.0, lanes), _mm256_permutevar8x32_ps(other.0, lanes));
+            Self(_mm256_blendv_ps(own, others, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(lanes))))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn select(self, lanes: *const i32) -> Self {
         // SAFETY: the caller promises AVX2 and eight readable lanes.
         unsafe {
@@ -242,6 +261,21 @@ impl Vector for F32x16 {
             let lanes = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
             Self(_mm512_permutex2var_ps(self.0, lanes, next.0))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn odd(self, next: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        unsafe {
+            let lanes = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+            Self(_mm512_permutex2var_ps(self.0, lanes, next.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pick(self, other: Self, lanes: Self) -> Self {
+        // SAFETY: the caller promises AVX-512.
+        Self(unsafe { _mm512_permutex2var_ps(self.0, _mm512_castps_si512(lanes.0), other.0) })
     }
 
     #[inline(always)]

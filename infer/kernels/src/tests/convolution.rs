@@ -182,6 +182,17 @@ pub(super) fn depthwise_conv_f32() {
     }
 }
 
+/// Rows of several vectors, of one, and of a part of one, on every tier.
+pub(super) fn depthwise_aligned_f32() {
+    let strided = Window { stride: [2, 2], ..SAME };
+    for size in [[4, 4], [8, 8], [2, 8], [6, 8], [8, 2], [16, 1], [1, 16], [3, 16], [4, 16], [5, 32], [3, 48]] {
+        for (i, window) in [SAME, strided, Window { pads: [1, 1, 0, 0], ..strided }].into_iter().enumerate() {
+            let case = case([3, 3], size.map(|n| n * window.stride[0]), window, 0.3);
+            test(&Case { groups: 3, clip: [-0.5, 0.5], residual: i % 2 == 0, ..case }, Packing::Dense);
+        }
+    }
+}
+
 /// In planes without gaps between rows.
 pub(super) fn depthwise_rows_f32() {
     depthwise_conv_f32();
