@@ -188,19 +188,29 @@ impl Conv {
         let slice = pass.count.div_ceil(PARTS / parts).next_multiple_of(arithmetic.factors());
         let slices = pass.count.div_ceil(slice);
         let partial_len = slices * blocks * block_len;
-        let mut partial = pass.scratch.partial();
-        if partial.len() < partial_len {
-            *partial = Aligned::zeroed(partial_len);
-        }
+        let mut partial = pass.scratch.partial(partial_len);
         let partial = &mut partial[..partial_len];
         let partials = partial.par_chunks_mut(blocks * block_len);
         let batch = x.par_chunks(slice * plan.input_len()).zip(dy.par_chunks(slice * plan.output_len()));
-        partials.zip(batch).for_each(|(sums, (x, dy))| {
+        // Else every part would rewrite the inputs of its slice.
+        let share = parts > 1 && !plan.reads_images(arithmetic);
+        let slice_words = if share { plan.paired_len(arithmetic, slice) } else { 0 };
+        let mut paired = pass.scratch.paired(slices * slice_words);
+        if share {
+            let slices = paired.par_chunks_mut(slice_words).zip(batch.clone());
+            slices.for_each(|(words, (x, dy))| pair_slice(plan, arithmetic, x, dy, words));
+        }
+        partials.zip(batch).enumerate().for_each(|(slice, (sums, (x, dy)))| {
             sums.par_chunks_mut(part_blocks * block_len).enumerate().for_each(|(part, sums)| {
                 let first = part * part_blocks;
                 let range = first..first + sums.len() / block_len;
                 sums.fill(0.0);
-                plan.weight_gradient(arithmetic, range, x, dy, sums, &mut pass.scratch.get());
+                if share {
+                    let (images, words) = (x.len() / plan.input_len(), &paired[slice * slice_words..]);
+                    plan.paired_weight_gradient(arithmetic, range, images, words, sums);
+                } else {
+                    plan.weight_gradient(arithmetic, range, x, dy, sums, &mut pass.scratch.get());
+                }
             });
         });
         let (first, others) = partial.split_at_mut(blocks * block_len);
@@ -213,6 +223,15 @@ impl Conv {
             plan.unpack_gradient(block, sum, gradient);
         });
     }
+}
+
+/// Rewrites a slice of the batch for its weight gradient.
+fn pair_slice(plan: &Convolution, arithmetic: Arithmetic, x: &[f32], dy: &[f32], words: &mut [f32]) {
+    let images = plan.summed_images();
+    let groups = words.par_chunks_mut(plan.paired_len(arithmetic, images)).zip(x.par_chunks(images * plan.input_len()));
+    groups.zip(dy.par_chunks(images * plan.output_len())).for_each(|((words, x), dy)| {
+        plan.pair_images(arithmetic, 0..plan.output_blocks(), [x, dy], words);
+    });
 }
 
 fn break_even(pass: &Pass, density: f64) -> f64 {
@@ -252,6 +271,9 @@ fn pack(
 
 /// Images that one task computes: as many as fit the caches, unless threads would go without.
 fn images_together(plan: &Convolution, pass: &Pass) -> usize {
+    if plan.wants_whole_groups() {
+        return plan.group();
+    }
     plan.group().min(pass.count.div_ceil(4 * rayon::current_num_threads()))
 }
 

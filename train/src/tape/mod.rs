@@ -92,6 +92,8 @@ struct Scratch {
     of_threads: Vec<Mutex<Vec<f32>>>,
     /// Weight gradients of slices of the batch.
     partial: Mutex<Aligned>,
+    /// A layer's inputs and output gradients as its weight gradient reads them.
+    paired: Mutex<Aligned>,
 }
 
 impl Scratch {
@@ -102,9 +104,23 @@ impl Scratch {
     }
 
     /// Those of the one layer that is computed.
-    fn partial(&self) -> MutexGuard<'_, Aligned> {
-        self.partial.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn partial(&self, len: usize) -> MutexGuard<'_, Aligned> {
+        grown(&self.partial, len)
     }
+
+    /// Those of the one layer that is computed.
+    fn paired(&self, len: usize) -> MutexGuard<'_, Aligned> {
+        grown(&self.paired, len)
+    }
+}
+
+/// The buffer, with `len` values or more.
+fn grown(buffer: &Mutex<Aligned>, len: usize) -> MutexGuard<'_, Aligned> {
+    let mut buffer = buffer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if buffer.len() < len {
+        *buffer = Aligned::zeroed(len);
+    }
+    buffer
 }
 
 fn error(message: impl Into<String>) -> ExecutorError {
@@ -137,7 +153,7 @@ impl TapeExecutor {
         let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
         let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
         let of_threads = (0..threads).map(|_| Mutex::default()).collect();
-        let scratch = Scratch { of_threads, partial: Mutex::default() };
+        let scratch = Scratch { of_threads, partial: Mutex::default(), paired: Mutex::default() };
         let (support, times) = Default::default();
         let (bf16, team) = (None, Arc::new(Alone));
         Ok(Self { layout, plan, buffers, running, support, max_batch, isa, bf16, threads: pool, team, scratch, times })

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::BLOCK;
 use super::bf16::{align, pair_lanes, pair_values};
-use super::correlation::Planes;
+use super::correlation::{Order, Planes};
 use crate::{Bf16, Isa};
 
 /// What a dense convolution multiplies, by which instructions.
@@ -27,7 +28,7 @@ impl Arithmetic {
 
     /// Whether images that lie one after another are read as they are.
     pub(super) fn reads(self, planes: Planes) -> bool {
-        matches!(self, Self::F32(_)) && !planes.by_block
+        matches!(self, Self::F32(_)) && planes.order == Order::Images
     }
 
     /// A group of `images` as correlations from `planes` read it, in words of neighbouring lanes if in bf16.
@@ -35,15 +36,23 @@ impl Arithmetic {
         if self.reads(planes) {
             return images;
         }
-        let (count, plane) = (images.len() / planes.image(), planes.plane());
-        let words = align(scratch, images.len() / self.factors());
-        for (i, values) in images.chunks_exact(plane).enumerate() {
-            let [image, block] = [i / planes.blocks(), i % planes.blocks()];
-            let place = image * planes.image_step() + block * planes.block_step(count);
-            let words = &mut words[place / self.factors()..][..plane / self.factors()];
-            match self {
-                Self::F32(_) => words.copy_from_slice(values),
-                Self::Bf16(bf16) => pair_lanes(bf16, values, words),
+        let count = images.len() / planes.image();
+        let words = align(scratch, planes.group(count) / self.factors());
+        let step = planes.place_step() / self.factors();
+        // Block by block, so that one block's words of all images stay in the nearest cache.
+        for block in 0..planes.blocks() {
+            for (image, values) in images.chunks_exact(planes.image()).enumerate() {
+                let values = &values[block * planes.plane()..][..planes.plane()];
+                let first = image * planes.image_step() + block * planes.block_step(count);
+                let words = &mut words[first / self.factors()..];
+                match self {
+                    Self::F32(_) => {
+                        for (to, place) in words.chunks_mut(step).zip(values.as_chunks::<BLOCK>().0) {
+                            to[..BLOCK].copy_from_slice(place);
+                        }
+                    }
+                    Self::Bf16(bf16) => pair_lanes(bf16, values, words, step),
+                }
             }
         }
         words

@@ -34,16 +34,18 @@ pub(super) fn align(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut scratch[line..line + len]
 }
 
-/// Words of neighbouring lanes.
-pub(super) fn pair_lanes(bf16: Bf16, values: &[f32], words: &mut [f32]) {
-    assert_eq!(values.len(), 2 * words.len());
+/// Words of neighbouring lanes; those of one block follow those of the one before after `step`.
+pub(super) fn pair_lanes(bf16: Bf16, values: &[f32], words: &mut [f32], step: usize) {
+    assert!(words.len().div_ceil(step) >= values.len() / BLOCK, "{} for {}", words.len(), values.len());
     match bf16 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token exists only where the CPU has AVX512-BF16.
-        Bf16::Avx512(_) => unsafe { x86::pair_lanes(values, words) },
+        Bf16::Avx512(_) => unsafe { x86::pair_lanes(values, words, step) },
         _ => {
-            for (word, [first, second]) in words.iter_mut().zip(values.as_chunks().0) {
-                *word = pair(*first, *second);
+            for (words, values) in words.chunks_mut(step).zip(values.as_chunks::<BLOCK>().0) {
+                for (word, [first, second]) in words.iter_mut().zip(values.as_chunks().0) {
+                    *word = pair(*first, *second);
+                }
             }
         }
     }
@@ -70,11 +72,12 @@ mod x86 {
 
     use super::BLOCK;
 
-    /// `values` are whole blocks, `words` half as many.
+    /// `values` are whole blocks.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn pair_lanes(values: &[f32], words: &mut [f32]) {
-        for (words, values) in words.as_chunks_mut::<{ BLOCK / 2 }>().0.iter_mut().zip(values.as_chunks::<BLOCK>().0) {
-            // SAFETY: the arrays hold 64 and 32 bytes; both types of the transmutation are 256 bits.
+    pub(super) fn pair_lanes(values: &[f32], words: &mut [f32], step: usize) {
+        for (words, values) in words.chunks_mut(step).zip(values.as_chunks::<BLOCK>().0) {
+            let words = &mut words[..BLOCK / 2];
+            // SAFETY: the slices hold 64 and 32 bytes; both types of the transmutation are 256 bits.
             unsafe {
                 let pairs = _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()));
                 _mm256_storeu_si256(words.as_mut_ptr().cast(), std::mem::transmute::<__m256bh, __m256i>(pairs));

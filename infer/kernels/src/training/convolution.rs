@@ -6,7 +6,7 @@ use super::BLOCK;
 use super::arithmetic::Arithmetic;
 use super::bf16::align;
 use super::correlate::{Correlate, correlate};
-use super::correlation::{Axis, Correlation, Planes};
+use super::correlation::{Axis, Correlation, Order, Planes};
 use super::depthwise::{DepthwiseWeightGradient, add_depthwise_weight_gradient, correlate_depthwise};
 use super::weight_gradient::{WeightGradient, add_weight_gradient};
 use crate::Isa;
@@ -47,10 +47,10 @@ const SUMMED_POSITIONS: usize = 1024;
 /// Most images in a group whose weight gradient is summed.
 const SUMMED_IMAGES: usize = 64;
 
-/// Output positions up to which the images of a group are copied block by block: the kernels then read the same place of
-/// many images, and image sizes are multiples of a power of two, so that these places would all want the same few lines of
-/// the caches.
-const BY_BLOCK_POSITIONS: usize = 16;
+/// Output positions up to which the images of a group are copied, unless the kernel has one tap: the kernels then read the
+/// same place of many images, and image sizes are multiples of a power of two, so that these places would all want the same
+/// few lines of the caches.
+const SMALL_MAP: usize = 16;
 
 /// A planned convolution; see the module's layout of activations.
 #[derive(Debug, Clone)]
@@ -101,10 +101,17 @@ impl Convolution {
         let taps = [0, 1].map(|axis| (0..kernel[axis]).map(reads(axis)).collect::<Vec<_>>());
         let axes = [0, 1].map(|a| Axis { count: output[a], step: stride[a], to: 0, to_step: 1 });
         // Depthwise kernels read images as they are.
-        let by_block = !depthwise && output[0] * output[1] <= BY_BLOCK_POSITIONS;
-        let [x_read, y_read] = [x, y].map(|planes| Planes { by_block, ..planes });
+        let small = !depthwise && output[0] * output[1] <= SMALL_MAP;
+        let read = match group {
+            _ if !small || kernel == [1, 1] => Order::Images,
+            GROUP_IMAGES => Order::Places(group),
+            _ => Order::Blocks,
+        };
+        let [x_read, y_read] = [x, y].map(|planes| Planes { order: read, ..planes });
         let forward = Correlation::new(x_read, y, [&taps[0], &taps[1]], axes, group);
-        let products = Correlation::new(x_read, y_read, [&taps[0], &taps[1]], axes, summed);
+        let order = if small { Order::Blocks } else { Order::Images };
+        let [x_pairs, y_pairs] = [x, y].map(|planes| Planes { order, ..planes });
+        let products = Correlation::new(x_pairs, y_pairs, [&taps[0], &taps[1]], axes, summed);
 
         let gradient_axes: [GradientAxis; 2] = std::array::from_fn(|axis| GradientAxis::new(&shape, axis));
         let mut backward = Vec::new();
@@ -157,6 +164,11 @@ impl Convolution {
     /// Images that are worth computing together.
     pub fn group(&self) -> usize {
         self.group
+    }
+
+    /// Whether fewer images than a group take as long as a whole one.
+    pub fn wants_whole_groups(&self) -> bool {
+        matches!(self.forward.source().order, Order::Places(_))
     }
 
     /// Multiplications with one image in the forward pass, padded channels left out.
@@ -249,20 +261,71 @@ impl Convolution {
                 add_depthwise_weight_gradient(self.depthwise_isa(arithmetic), arguments);
                 continue;
             }
-            // In bf16, pairs of images.
-            let images = (x.len() / x_len).div_ceil(arithmetic.factors());
-            let (source, output_gradient) = if arithmetic.reads(correlation.source()) {
-                (x, dy)
+            let images = x.len() / x_len;
+            if arithmetic.reads(correlation.source()) {
+                self.add_weight_gradient(arithmetic, blocks.clone(), images, [x, dy], sums);
             } else {
-                let (x_words, dy_words) = align(scratch, images * (x_len + dy_len)).split_at_mut(images * x_len);
-                arithmetic.pairs(correlation.source(), 0..self.input_blocks(), x, x_words);
-                arithmetic.pairs(correlation.destination(), blocks.clone(), dy, dy_words);
-                (&*x_words, &*dy_words)
-            };
-            for (block, weight_gradient) in blocks.clone().zip(sums.chunks_exact_mut(self.forward_block_len())) {
-                let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
-                add_weight_gradient(arithmetic, arguments);
+                let words = align(scratch, self.paired_len(arithmetic, images));
+                self.pair_images(arithmetic, blocks.clone(), [x, dy], words);
+                self.paired_weight_gradient(arithmetic, blocks.clone(), images, words, sums);
             }
+        }
+    }
+
+    /// Images whose weight gradient is computed together, unless fewer are given.
+    pub fn summed_images(&self) -> usize {
+        self.summed
+    }
+
+    /// Whether weight gradients read images as they are; else each task that computes some blocks rewrites the input, unless
+    /// [`Convolution::pair_images`] has done so.
+    pub fn reads_images(&self, arithmetic: Arithmetic) -> bool {
+        self.depthwise || arithmetic.reads(self.products.source())
+    }
+
+    /// Values that [`Convolution::pair_images`] writes.
+    pub fn paired_len(&self, arithmetic: Arithmetic, images: usize) -> usize {
+        images.div_ceil(arithmetic.factors()) * (self.input_len() + self.output_len())
+    }
+
+    /// Rewrites inputs and output gradients of up to [`Convolution::summed_images`] images as weight gradients of the
+    /// output `blocks` read them, for [`Convolution::paired_weight_gradient`].
+    pub fn pair_images(&self, arithmetic: Arithmetic, blocks: Range<usize>, [x, dy]: [&[f32]; 2], words: &mut [f32]) {
+        let images = (x.len() / self.input_len()).div_ceil(arithmetic.factors());
+        let (x_words, dy_words) = words.split_at_mut(images * self.input_len());
+        arithmetic.pairs(self.products.source(), 0..self.input_blocks(), x, x_words);
+        arithmetic.pairs(self.products.destination(), blocks, dy, &mut dy_words[..images * self.output_len()]);
+    }
+
+    /// [`Convolution::weight_gradient`] of `images` images that [`Convolution::pair_images`] has rewritten group by group.
+    pub fn paired_weight_gradient(
+        &self,
+        arithmetic: Arithmetic,
+        blocks: Range<usize>,
+        images: usize,
+        words: &[f32],
+        sums: &mut [f32],
+    ) {
+        let groups = words.chunks(self.paired_len(arithmetic, self.summed));
+        for (words, first) in groups.zip((0..images).step_by(self.summed)) {
+            let images = (images - first).min(self.summed).div_ceil(arithmetic.factors());
+            let (x, dy) = words.split_at(images * self.input_len());
+            self.add_weight_gradient(arithmetic, blocks.clone(), images, [x, dy], sums);
+        }
+    }
+
+    fn add_weight_gradient(
+        &self,
+        arithmetic: Arithmetic,
+        blocks: Range<usize>,
+        images: usize,
+        [source, output_gradient]: [&[f32]; 2],
+        sums: &mut [f32],
+    ) {
+        let correlation = &self.products;
+        for (block, weight_gradient) in blocks.zip(sums.chunks_exact_mut(self.forward_block_len())) {
+            let arguments = WeightGradient { correlation, block, images, source, output_gradient, weight_gradient };
+            add_weight_gradient(arithmetic, arguments);
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::arithmetic::Arithmetic;
-use super::correlation::{Correlation, Position, Region};
+use super::correlation::{Correlation, Order, Position, Region};
 use super::lanes::{Kernel, Lanes, dispatch, dispatch_bf16, dispatch_half, load_each};
 
 /// Arguments of [`correlate`].
@@ -61,7 +61,9 @@ impl Kernel for &mut Blocks<'_> {
         assert!(end <= c.destination().blocks() && bias.is_none_or(|b| b.len() >= end * BLOCK));
         assert!(start == end || weights.len() >= (end - 1) * weights_stride + block_weights, "{}", weights.len());
         let regions = c.regions(images, source.len() * L::FACTORS, self.arguments.destination.len());
-        let chunk = (CHUNK / c.taps().max(1)).max(1);
+        let by_places = matches!(c.source().order, Order::Places(_));
+        // By places, tiles are few and far between in the destination: each is summed at once.
+        let chunk = if by_places { c.source().blocks() } else { (CHUNK / c.taps().max(1)).max(1) };
         let destination = self.arguments.destination.as_mut_ptr();
         for block in start..end {
             for first in (0..c.source().blocks()).step_by(chunk) {
@@ -78,7 +80,7 @@ impl Kernel for &mut Blocks<'_> {
                         };
                         let weights = weights.as_ptr().add(block * weights_stride);
                         let destination = destination.add(block * c.destination().block_step(images));
-                        let positions = region.positions(images);
+                        let positions = region.positions(if by_places { 1 } else { images });
                         let sweep = Sweep {
                             c,
                             region,
@@ -88,6 +90,10 @@ impl Kernel for &mut Blocks<'_> {
                             weights,
                         };
                         match region.row {
+                            _ if by_places => {
+                                let step = c.destination().image_step();
+                                sweep.places::<L, TILE>(positions, images, start, destination, step);
+                            }
                             // Whole rows or halves, in the registers of AVX-512.
                             row if TILE == 16 && row % 16 == 0 => sweep.rows::<L, 16>(positions, start, destination),
                             row if TILE == 16 && row % 15 == 0 => sweep.rows::<L, 15>(positions, start, destination),
@@ -126,20 +132,102 @@ impl Sweep<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes, const TILE: usize>(&self, positions: &[Position], start: Start<L>, destination: *mut f32) {
         for tile in positions.chunks(TILE) {
-            // The last tile repeats the last position: it computes and stores the same value again.
-            let tile: [Position; TILE] = std::array::from_fn(|p| tile[p.min(tile.len() - 1)]);
             // SAFETY: this function's contract.
             unsafe {
-                let to = tile.map(|p| destination.add(p.destination as usize));
-                let sums = match start {
-                    Start::Value(value) => [value; TILE],
-                    Start::Destination => load_each(&to),
-                };
-                let from = tile.map(|p| self.source.as_ptr().add(p.source as usize / L::FACTORS));
-                let sums = self.add_products(|p| from[p], sums);
-                for p in 0..TILE {
-                    sums[p].store(to[p]);
+                if TILE > 8 && tile.len() <= 8 {
+                    self.tile::<L, 8>(tile, start, destination);
+                } else {
+                    self.tile::<L, TILE>(tile, start, destination);
                 }
+            }
+        }
+    }
+
+    /// Up to `TILE` positions, wherever they are.
+    ///
+    /// # Safety
+    /// As for [`Sweep::run`].
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const TILE: usize>(&self, tile: &[Position], start: Start<L>, destination: *mut f32) {
+        // If they are fewer, the last is repeated: that computes and stores the same value again.
+        let tile: [Position; TILE] = std::array::from_fn(|p| tile[p.min(tile.len() - 1)]);
+        // SAFETY: this function's contract.
+        unsafe {
+            let to = tile.map(|p| destination.add(p.destination as usize));
+            let sums = match start {
+                Start::Value(value) => [value; TILE],
+                Start::Destination => load_each(&to),
+            };
+            let from = tile.map(|p| self.source.as_ptr().add(p.source as usize / L::FACTORS));
+            let sums = self.add_products(|p| from[p], sums);
+            for p in 0..TILE {
+                sums[p].store(to[p]);
+            }
+        }
+    }
+
+    /// [`Sweep::run`] where the source lies by places: the positions are the first image's, and images follow after
+    /// `step` in the destination.
+    ///
+    /// # Safety
+    /// As for [`Sweep::run`].
+    #[inline(always)]
+    unsafe fn places<L: Lanes, const TILE: usize>(
+        &self,
+        positions: &[Position],
+        images: usize,
+        start: Start<L>,
+        destination: *mut f32,
+        step: usize,
+    ) {
+        for position in positions {
+            for first in (0..images).step_by(TILE) {
+                let last = (images - first).min(TILE) - 1;
+                // SAFETY: this function's contract.
+                unsafe {
+                    let to = destination.add(position.destination as usize + first * step);
+                    let from = self.source.as_ptr().add((position.source as usize + first * BLOCK) / L::FACTORS);
+                    if TILE > 8 && last < 8 {
+                        self.images::<L, 8>(from, last, start, to, step);
+                    } else {
+                        self.images::<L, TILE>(from, last, start, to, step);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One place of the images up to `last`, `TILE` or fewer.
+    ///
+    /// # Safety
+    /// As for [`Sweep::run`].
+    #[inline(always)]
+    unsafe fn images<L: Lanes, const TILE: usize>(
+        &self,
+        from: *const f32,
+        last: usize,
+        start: Start<L>,
+        destination: *mut f32,
+        step: usize,
+    ) {
+        // SAFETY: this function's contract.
+        unsafe {
+            // Past the last image, its value is computed and stored again.
+            let mut to = [destination; TILE];
+            for (p, to) in to.iter_mut().enumerate() {
+                *to = destination.add(p.min(last) * step);
+            }
+            let sums = match start {
+                Start::Value(value) => [value; TILE],
+                Start::Destination => load_each(&to),
+            };
+            let sums = if last == TILE - 1 {
+                self.add_products(|p| from.add(p * (BLOCK / L::FACTORS)), sums)
+            } else {
+                self.add_products(|p| from.add(p.min(last) * (BLOCK / L::FACTORS)), sums)
+            };
+            for p in 0..TILE {
+                sums[p].store(to[p]);
             }
         }
     }

@@ -24,14 +24,24 @@ pub(super) struct Planes {
     pub channels: usize,
     /// Height and width.
     pub size: [usize; 2],
-    /// Whether the images of a group lie together block by block, `[block][image]` instead of `[image][block]`.
-    pub by_block: bool,
+    pub order: Order,
+}
+
+/// How the images of a group lie; innermost are always the lanes of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// `[image][block][place]`, as activations do.
+    Images,
+    /// `[block][image][place]`.
+    Blocks,
+    /// `[block][place][image]`, with room for so many images.
+    Places(usize),
 }
 
 impl Planes {
     /// Image after image.
     pub fn new(channels: usize, size: [usize; 2]) -> Self {
-        Self { channels, size, by_block: false }
+        Self { channels, size, order: Order::Images }
     }
 
     pub fn blocks(&self) -> usize {
@@ -50,12 +60,36 @@ impl Planes {
 
     /// Values from an image to the next.
     pub fn image_step(&self) -> usize {
-        if self.by_block { self.plane() } else { self.image() }
+        match self.order {
+            Order::Images => self.image(),
+            Order::Blocks => self.plane(),
+            Order::Places(_) => BLOCK,
+        }
     }
 
     /// Values from a block to the next, in a group of `images`.
     pub fn block_step(&self, images: usize) -> usize {
-        if self.by_block { images * self.plane() } else { self.plane() }
+        match self.order {
+            Order::Images => self.plane(),
+            Order::Blocks => images * self.plane(),
+            Order::Places(room) => room * self.plane(),
+        }
+    }
+
+    /// Values from a place in a plane to the next.
+    pub fn place_step(&self) -> usize {
+        match self.order {
+            Order::Images | Order::Blocks => BLOCK,
+            Order::Places(room) => room * BLOCK,
+        }
+    }
+
+    /// Values that a group of `images` takes.
+    pub fn group(&self, images: usize) -> usize {
+        match self.order {
+            Order::Images | Order::Blocks => images * self.image(),
+            Order::Places(room) => room * self.image(),
+        }
     }
 
     /// Channels of `block` that hold values.
@@ -64,8 +98,8 @@ impl Planes {
     }
 
     /// Offset of a place in a plane.
-    fn at(&self, row: usize, column: usize) -> usize {
-        (row * self.size[1] + column) * BLOCK
+    pub fn at(&self, row: usize, column: usize) -> usize {
+        (row * self.size[1] + column) * self.place_step()
     }
 }
 
@@ -76,13 +110,25 @@ pub(super) struct Correlation {
     destination: Planes,
     taps: usize,
     regions: Vec<Region>,
+    /// For each axis and each of its taps, where it lies inside the image.
+    inside: [Vec<Inside>; 2],
+    /// From a position's source to the next one's, down and right.
+    steps: [usize; 2],
+}
+
+/// Positions along one axis whose windows hold a tap that lies inside the image.
+#[derive(Debug, Clone)]
+pub(super) struct Inside {
+    pub positions: Range<usize>,
+    /// What the tap reads at the first of them.
+    first: usize,
 }
 
 /// Positions whose windows hold the same taps.
 #[derive(Debug, Clone)]
 pub(super) struct Region {
     pub taps: Vec<Tap>,
-    /// Positions of as many images as a group may have, image by image.
+    /// Positions of as many images as a group may have, image by image; of the first, if the source lies by places.
     positions: Vec<Position>,
     positions_per_image: usize,
     /// So many positions each read sources [`BLOCK`] apart.
@@ -138,7 +184,8 @@ impl Correlation {
                     positions_per_image: 0,
                     row: if axes[1].step == 1 { column.positions.len() } else { 1 },
                 };
-                for image in 0..images {
+                let planned = if matches!(source.order, Order::Places(_)) { 1 } else { images };
+                for image in 0..planned {
                     for y in row.positions.clone() {
                         for x in column.positions.clone() {
                             let from = source.at(row.source(axes[0], y), column.source(axes[1], x));
@@ -154,7 +201,24 @@ impl Correlation {
                 regions.push(region);
             }
         }
-        Self { source, destination, taps: taps[0].len() * taps[1].len(), regions }
+        let inside = [0, 1].map(|a| taps[a].iter().map(|tap| Inside::new(axes[a], *tap, source.size[a])).collect());
+        let steps = axes.map(|axis| axis.step);
+        Self { source, destination, taps: taps[0].len() * taps[1].len(), regions, inside, steps }
+    }
+
+    /// Rows and columns of the positions whose windows hold each tap, tap by tap.
+    pub fn inside(&self) -> impl Iterator<Item = [&Inside; 2]> {
+        self.inside[0].iter().flat_map(|row| self.inside[1].iter().map(move |column| [row, column]))
+    }
+
+    /// What a tap reads at the first of its positions that lie in row `row`, in the first image.
+    pub fn source_of(&self, [rows, columns]: [&Inside; 2], row: usize) -> usize {
+        self.source.at(rows.first + (row - rows.positions.start) * self.steps[0], columns.first)
+    }
+
+    /// Values from the source of a position to that of the next, down and right.
+    pub fn source_steps(&self) -> [usize; 2] {
+        [self.source.at(self.steps[0], 0), self.source.at(0, self.steps[1])]
     }
 
     /// Taps of a whole window.
@@ -173,10 +237,20 @@ impl Correlation {
     /// The regions, after checking that so many values of `source` and `destination` hold `images` images: then for each position of theirs every tap
     /// and the destination lie within the buffers, for every block.
     pub fn regions(&self, images: usize, source: usize, destination: usize) -> &[Region] {
-        assert!(source >= images * self.source.image(), "{source} for {images} of {:?}", self.source);
-        let (found, planes) = (destination, self.destination);
-        assert!(found >= images * planes.image(), "{found} for {images} of {planes:?}");
+        for (found, planes) in [(source, self.source), (destination, self.destination)] {
+            assert!(found >= planes.group(images), "{found} for {images} of {planes:?}");
+            assert!(!matches!(planes.order, Order::Places(room) if room < images), "{images} of {planes:?}");
+        }
         &self.regions
+    }
+}
+
+impl Inside {
+    fn new(axis: Axis, tap: isize, size: usize) -> Self {
+        let place = |position: &usize| (position * axis.step) as isize + tap;
+        let mut positions = (0..axis.count).filter(|p| (0..size as isize).contains(&place(p)));
+        let Some(start) = positions.next() else { return Self { positions: 0..0, first: 0 } };
+        Self { first: place(&start) as usize, positions: start..positions.next_back().unwrap_or(start) + 1 }
     }
 }
 

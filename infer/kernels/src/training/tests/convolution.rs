@@ -35,6 +35,7 @@ pub(super) fn shapes() -> Vec<ConvShape> {
         square([20, 40], 1, 5, 1, 1, 0),
         square([1, 1], 1, 1, 1, 1, 0),
         square([64, 48], 1, 4, 3, 1, 1),
+        square([16, 16], 1, 24, 3, 6, 0),
         square([3, 8], 1, 15, 7, 2, 3),
         square([5, 6], 1, 11, 5, 3, 2),
         square([4, 4], 1, 6, 3, 1, 0),
@@ -158,6 +159,29 @@ fn the_weight_gradient_of_some_blocks_is_part_of_the_whole() {
         plan.weight_gradient(best, 0..4, &x, &dy, &mut whole, &mut Vec::new());
         plan.weight_gradient(best, 1..3, &x, &dy, &mut part, &mut Vec::new());
         assert_eq!(part, whole[len..3 * len]);
+    });
+}
+
+#[test]
+fn rewritten_images_give_the_same_weight_gradient() {
+    both(|| {
+        let s = shape([20, 50], 1, [4, 4], [3, 3], [1, 1], [1, 1, 1, 1], [1, 1]);
+        let plan = Convolution::new(s).unwrap();
+        let (group, images) = (plan.summed_images(), 2 * plan.summed_images() + 3);
+        let (x, dy) = (block(20, 16, &values(1, images * 20 * 16)), block(50, 16, &values(2, images * 50 * 16)));
+        let bf16 = Bf16::available().into_iter().map(Arithmetic::Bf16);
+        for arithmetic in Isa::available().into_iter().map(Arithmetic::F32).chain(bf16) {
+            assert!(!plan.reads_images(arithmetic));
+            let mut words = vec![f32::NAN; plan.paired_len(arithmetic, images)];
+            let groups = words.chunks_mut(plan.paired_len(arithmetic, group));
+            let batch = x.chunks(group * plan.input_len()).zip(dy.chunks(group * plan.output_len()));
+            groups.zip(batch).for_each(|(words, (x, dy))| plan.pair_images(arithmetic, 0..4, [x, dy], words));
+            let (mut direct, mut paired) =
+                (vec![0.0; 2 * plan.forward_block_len()], vec![0.0; 2 * plan.forward_block_len()]);
+            plan.weight_gradient(arithmetic, 1..3, &x, &dy, &mut direct, &mut Vec::new());
+            plan.paired_weight_gradient(arithmetic, 1..3, images, &words, &mut paired);
+            assert_eq!(paired, direct, "{arithmetic:?}");
+        }
     });
 }
 
