@@ -6,14 +6,14 @@ use std::time::Instant;
 use rayon::prelude::*;
 use sr2_kernels::Aligned;
 use sr2_kernels::training::{
-    Arithmetic, ConvShape, Convolution, add_assign, add_channel_sums, blocked_channels, pair_rows,
+    Arithmetic, ConvShape, Convolution, accumulate_moments, add_assign, add_channel_sums, blocked_channels, pair_rows,
 };
 use sr2_models as models;
 
 use super::Pass;
 use super::phases::{PhaseTimes, timed};
 use super::plan::Value;
-use super::sparse_conv::{InputGradient, SparseConv, felt_density};
+use super::sparse_conv::{InputGradient, SparseConv, felt_density, optional};
 use crate::executor::Support;
 
 /// A convolution with its places in the flat parameter vector. A linear layer is a 1x1 convolution of 1x1 images.
@@ -109,7 +109,9 @@ impl Conv {
         self.plan.multiplications()
     }
 
-    pub fn forward(&mut self, pass: &Pass, x: &[f32], y: &mut [f32]) {
+    /// With `moments`, of which each image has `[2][channels]`, writes those of the output too, image by image while they
+    /// are in the caches.
+    pub fn forward(&mut self, pass: &Pass, x: &[f32], y: &mut [f32], moments: Option<&mut [f32]>) {
         let Self { plan, packed, padded_bias, sparse, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
         if let Some(bias) = &self.bias {
@@ -118,14 +120,17 @@ impl Conv {
         let bias = self.bias.is_some().then_some(&padded_bias[..]);
         self.density = felt_density(weights, pass.count);
         if let Some(sparse) = sparse.as_mut().filter(|_| self.density < break_even(pass, FORWARD_BREAK_EVEN)) {
-            sparse.forward(pass, weights, bias, x, y);
+            sparse.forward(pass, weights, bias, x, y, moments);
             return;
         }
         let arithmetic = arithmetic(plan, pass);
         pack(pass, arithmetic, plan.forward_block_len(), packed, |block, to| plan.pack_forward(block, weights, to));
         let images = images_together(plan, pass);
         let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
-        groups.for_each(|(y, x)| plan.forward(arithmetic, x, packed, bias, y, &mut pass.scratch.get()));
+        groups.zip(moments_of_groups(pass.count, images, moments)).for_each(|((y, x), moments)| {
+            plan.forward(arithmetic, x, packed, bias, y, &mut pass.scratch.get());
+            measure(pass, plan.output_len(), y, moments);
+        });
     }
 
     /// Adds the gradients of weight and bias, and passes the output's gradient on, at the weights of the last forward
@@ -196,9 +201,10 @@ impl Conv {
         let share = parts > 1 && !plan.reads_images(arithmetic);
         let slice_words = if share { plan.paired_len(arithmetic, slice) } else { 0 };
         let mut paired = pass.scratch.paired(slices * slice_words);
+        let paired = &mut paired[..slices * slice_words];
         if share {
-            let slices = paired.par_chunks_mut(slice_words).zip(batch.clone());
-            slices.for_each(|(words, (x, dy))| pair_slice(plan, arithmetic, x, dy, words));
+            let parts = paired.par_chunks_mut(slice_words).zip(batch.clone());
+            parts.for_each(|(words, (x, dy))| pair_slice(plan, arithmetic, x, dy, words));
         }
         partials.zip(batch).enumerate().for_each(|(slice, (sums, (x, dy)))| {
             sums.par_chunks_mut(part_blocks * block_len).enumerate().for_each(|(part, sums)| {
@@ -267,6 +273,21 @@ fn pack(
         pack_block(block, &mut scratch[..block_len]);
         pair_rows(&scratch[..block_len], words);
     });
+}
+
+/// The moments of each group of `images`, or as many times nothing.
+pub(super) fn moments_of_groups(count: usize, images: usize, moments: Option<&mut [f32]>) -> Vec<Option<&mut [f32]>> {
+    optional(count.div_ceil(images), moments.map(|moments| moments.chunks_mut(images * (moments.len() / count))))
+}
+
+/// Writes the moments of some images, if they are wanted.
+pub(super) fn measure(pass: &Pass, image_len: usize, images: &[f32], moments: Option<&mut [f32]>) {
+    let Some(moments) = moments else { return };
+    let images = images.chunks_exact(image_len);
+    let len = moments.len() / images.len();
+    for (moments, image) in moments.chunks_exact_mut(len).zip(images) {
+        accumulate_moments(pass.isa, 2 * image_len / len, image, moments);
+    }
 }
 
 /// Images that one task computes: as many as fit the caches, unless threads would go without.

@@ -264,8 +264,10 @@ impl TapeExecutor {
             timed(&mut times.rest, || {
                 blocked.zip(plain).for_each(|(blocked, plain)| block_images(input.channels, area, plain, blocked));
             });
-            for step in &mut plan.steps {
-                timed(step.phase(times), || step.forward(&pass, &plan.values, buffers, statistics, running))?;
+            for index in 0..plan.steps.len() {
+                let (step, later) = plan.steps[index..].split_first_mut().expect("the step is there");
+                let moments = if statistics == Statistics::Batch { step.moments(later, count) } else { None };
+                timed(step.phase(times), || step.forward(&pass, &plan.values, buffers, statistics, running, moments))?;
             }
             Ok(())
         })

@@ -31,8 +31,12 @@ pub(super) struct Norm {
     mean: Vec<f32>,
     var: Vec<f64>,
     inverse_deviation: Vec<f32>,
+    /// Scale and shift of the last forward pass, `[2][channels]`.
+    coefficients: Vec<f32>,
     /// `[2][channels]` an image.
     sums: Vec<f32>,
+    /// Whether `sums` holds the moments of the input.
+    measured: bool,
 }
 
 impl Norm {
@@ -55,9 +59,18 @@ impl Norm {
             mean: vec![0.0; lanes],
             var: vec![0.0; scale.len()],
             inverse_deviation: vec![0.0; lanes],
+            coefficients: vec![0.0; 2 * lanes],
             sums: Vec::new(),
+            measured: false,
             scale,
         }
+    }
+
+    /// Where whoever makes the next input leaves the moments of its `count` images, `[2][channels]` each.
+    pub fn moments(&mut self, count: usize) -> &mut [f32] {
+        self.measured = true;
+        self.sums.resize(count * 2 * self.mean.len(), 0.0);
+        &mut self.sums
     }
 
     pub fn forward(
@@ -76,21 +89,20 @@ impl Norm {
             }
         }
         let lanes = self.mean.len();
-        let mut coefficients = vec![0.0; 2 * lanes];
         let (scales, shifts) = (&pass.parameters[self.scale.clone()], &pass.parameters[self.shift.clone()]);
         for c in 0..scales.len() {
             let inverse = 1.0 / (self.var[c] + f64::from(self.epsilon)).sqrt();
             let scale = f64::from(scales[c]) * inverse;
             self.inverse_deviation[c] = inverse as f32;
-            coefficients[c] = scale as f32;
-            coefficients[lanes + c] = (f64::from(shifts[c]) - f64::from(self.mean[c]) * scale) as f32;
+            self.coefficients[c] = scale as f32;
+            self.coefficients[lanes + c] = (f64::from(shifts[c]) - f64::from(self.mean[c]) * scale) as f32;
         }
         let (len, area) = (shape.len(), shape.area());
         let NormTensors { input, residual, output } = tensors;
         let images = output.par_chunks_mut(len).zip(input.par_chunks(len)).enumerate();
         images.for_each(|(image, (y, x))| {
             let residual = residual.map(|r| &r[image * len..(image + 1) * len]);
-            normalize(pass.isa, area, &coefficients, self.activation, x, residual, y);
+            normalize(pass.isa, area, &self.coefficients, self.activation, x, residual, y);
         });
         Ok(())
     }
@@ -103,9 +115,11 @@ impl Norm {
         if self.population < 2 {
             return Err(error("batch norm in training needs more than one value a channel; use a larger batch"));
         }
-        self.sums.resize(pass.count * 2 * lanes, 0.0);
-        let images = self.sums.par_chunks_mut(2 * lanes).zip(input.par_chunks(len));
-        images.for_each(|(moments, image)| accumulate_moments(pass.isa, area, image, moments));
+        if !std::mem::take(&mut self.measured) {
+            self.sums.resize(pass.count * 2 * lanes, 0.0);
+            let images = self.sums.par_chunks_mut(2 * lanes).zip(input.par_chunks(len));
+            images.for_each(|(moments, image)| accumulate_moments(pass.isa, area, image, moments));
+        }
         let channels = self.scale.len();
         let mut moments = vec![0.0; 2 * channels];
         for c in 0..channels {
@@ -135,28 +149,37 @@ impl Norm {
         vars.for_each(|(to, var)| blend(to, var * unbiased));
     }
 
-    /// Passes `dy` back through the activation in place, adds the gradients of scale and shift, and returns what the
-    /// gradient of the input is made of:
+    /// Adds the gradients of scale and shift, and returns what the gradient of the input is made of, with `dy` passed back
+    /// through the activation:
     /// `scale / deviation (dy - sum(dy) / m - (x - mean) / deviation^2 sum(dy (x - mean)) / m)`.
+    ///
+    /// With `output`, which is needed if a residual was added, `dy` passes the activation in place.
     pub fn parameter_gradients(
         &mut self,
         pass: &Pass,
         shape: &Value,
         input: &[f32],
-        output: &[f32],
+        output: Option<&[f32]>,
         dy: &mut [f32],
         gradient: &mut [f32],
     ) -> InputGradient {
         let (len, area, lanes) = (shape.len(), shape.area(), self.mean.len());
         self.sums.resize(pass.count * 2 * lanes, 0.0);
-        let activations = input.par_chunks(len).zip(output.par_chunks(len));
-        let images = self.sums.par_chunks_mut(2 * lanes).zip(dy.par_chunks_mut(len)).zip(activations);
-        images.for_each(|((sums, dy), (x, y))| {
-            let mask = Mask { activation: self.activation, output: y };
+        let images = self.sums.par_chunks_mut(2 * lanes).zip(dy.par_chunks_mut(len)).zip(input.par_chunks(len));
+        images.enumerate().for_each(|(image, ((sums, dy), x))| {
+            let mask = match output {
+                Some(output) => Mask::Output(self.activation, &output[image * len..(image + 1) * len]),
+                None => Mask::Coefficients(self.activation, &self.coefficients),
+            };
             accumulate_gradient_moments(pass.isa, area, &self.mean, mask, x, dy, sums);
         });
-        let mut parts =
-            InputGradient { area, gradient: vec![0.0; lanes], centered: vec![0.0; lanes], constant: vec![0.0; lanes] };
+        let mut parts = InputGradient {
+            area,
+            gradient: vec![0.0; lanes],
+            centered: vec![0.0; lanes],
+            constant: vec![0.0; lanes],
+            masked: output.is_some(),
+        };
         let population = self.population as f64;
         let total = |lane: usize| self.sums.chunks_exact(2 * lanes).map(|s| f64::from(s[lane])).sum::<f64>();
         let channels = self.scale.len();
@@ -179,7 +202,7 @@ impl Norm {
         parts
     }
 
-    /// Gives the gradient of the batch norm's input to its target; `dy` has passed the activation.
+    /// Gives the gradient of the batch norm's input to its target.
     pub fn input_gradient(
         &self,
         pass: &Pass,
@@ -193,6 +216,7 @@ impl Norm {
             gradient: &parts.gradient,
             centered: &parts.centered,
             constant: &parts.constant,
+            mask: (!parts.masked).then_some((self.activation, &self.coefficients[..])),
         };
         let len = parts.area * self.mean.len();
         match target {
@@ -239,6 +263,8 @@ pub(super) struct InputGradient {
     gradient: Vec<f32>,
     centered: Vec<f32>,
     constant: Vec<f32>,
+    /// Whether the output's gradient has passed the activation.
+    masked: bool,
 }
 
 /// Where the gradient of a batch norm's input goes.

@@ -6,6 +6,7 @@ use sr2_kernels::training::{
 };
 
 use super::Pass;
+use super::conv::{measure, moments_of_groups};
 
 /// A convolution's plan and lists for its non-zeros.
 #[derive(Debug)]
@@ -34,12 +35,25 @@ impl SparseConv {
         Some(Self { plan, forward: SparseWeights::default(), backward: SparseWeights::default() })
     }
 
-    pub fn forward(&mut self, pass: &Pass, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
+    /// See [`super::conv::Conv::forward`].
+    pub fn forward(
+        &mut self,
+        pass: &Pass,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        moments: Option<&mut [f32]>,
+    ) {
         let Self { plan, forward, .. } = self;
         plan.refresh_forward(forward, weights);
-        let [x_len, y_len] = [x.len(), y.len()].map(|len| len / pass.count * SparseConvolution::IMAGES);
-        let groups = y.par_chunks_mut(y_len).zip(x.par_chunks(x_len));
-        groups.for_each(|(y, x)| plan.forward(pass.isa, x, forward, bias, y, &mut pass.scratch.get()));
+        let [x_len, y_len] = [x.len(), y.len()].map(|len| len / pass.count);
+        let images = SparseConvolution::IMAGES;
+        let groups = y.par_chunks_mut(images * y_len).zip(x.par_chunks(images * x_len));
+        groups.zip(moments_of_groups(pass.count, images, moments)).for_each(|((y, x), moments)| {
+            plan.forward(pass.isa, x, forward, bias, y, &mut pass.scratch.get());
+            measure(pass, y_len, y, moments);
+        });
     }
 
     /// Passes the output's gradient on to the input, and adds that of the non-zeros to `gradient`, whichever is wanted.
@@ -75,7 +89,7 @@ impl SparseConv {
 }
 
 /// A piece for each group, or as many times nothing.
-fn optional<I: Iterator>(groups: usize, pieces: Option<I>) -> Vec<Option<I::Item>> {
+pub(super) fn optional<I: Iterator>(groups: usize, pieces: Option<I>) -> Vec<Option<I::Item>> {
     match pieces {
         Some(pieces) => pieces.map(Some).collect(),
         None => (0..groups).map(|_| None).collect(),

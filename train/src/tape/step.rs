@@ -71,7 +71,18 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Computes the step's value.
+    /// Where a convolution leaves the moments of its output, if a batch norm of the `later` steps reads that.
+    pub fn moments<'a>(&self, later: &'a mut [Step], count: usize) -> Option<&'a mut [f32]> {
+        if !matches!(self.operation, Operation::Conv(_)) {
+            return None;
+        }
+        later.iter_mut().find_map(|step| match &mut step.operation {
+            Operation::Norm(norm) if step.inputs[0] == self.output => Some(norm.moments(count)),
+            _ => None,
+        })
+    }
+
+    /// Computes the step's value, and its `moments` as by [`Step::moments`].
     pub fn forward(
         &mut self,
         pass: &Pass,
@@ -79,6 +90,7 @@ impl Step {
         buffers: &mut [Aligned],
         statistics: Statistics,
         running: &[f32],
+        moments: Option<&mut [f32]>,
     ) -> Result<(), ExecutorError> {
         let (from, to) = (&values[self.inputs[0]], &values[self.output]);
         let mut output = std::mem::take(&mut buffers[to.buffer]);
@@ -90,7 +102,7 @@ impl Step {
         let x = value(0);
         let images = || x.par_chunks(from.len());
         match &mut self.operation {
-            Operation::Conv(conv) => conv.forward(pass, x, y),
+            Operation::Conv(conv) => conv.forward(pass, x, y, moments),
             Operation::Norm(norm) => {
                 let residual = (self.inputs.len() > 1).then(|| value(1));
                 norm.forward(pass, from, statistics, running, NormTensors { input: x, residual, output: y })?;
@@ -172,7 +184,7 @@ impl Step {
             }
             Operation::Norm(norm) => {
                 let x = &buffers[from.buffer][..pass.count * from.len()];
-                let y = &buffers[to.buffer][..pass.count * to.len()];
+                let y = (self.inputs.len() > 1).then(|| &buffers[to.buffer][..pass.count * to.len()]);
                 let parts = norm.parameter_gradients(pass, from, x, y, dy, gradient);
                 if let Some(target) = gradients.inputs.get(1) {
                     pass_on(pass, dy, from.len(), *target, buffers);

@@ -60,8 +60,31 @@ fn normalize_and_its_gradient_passes_follow_their_formulas() {
                     assert_close("normalized", &unblock(CHANNELS, AREA, &y), &expected);
 
                     let (mut gradient, mut sums) = (block(CHANNELS, AREA, &g), vec![f32::NAN; 2 * LANES]);
-                    let mask = Mask { activation, output: &y };
+                    let mask = Mask::Output(activation, &y);
                     accumulate_gradient_moments(isa, AREA, &mean, mask, &bx, &mut gradient, &mut sums);
+                    if residual.is_none() {
+                        let (mut unmasked, mut again) = (block(CHANNELS, AREA, &g), vec![f32::NAN; 2 * LANES]);
+                        let mask = Mask::Coefficients(activation, &coefficients);
+                        accumulate_gradient_moments(isa, AREA, &mean, mask, &bx, &mut unmasked, &mut again);
+                        assert_eq!(unmasked, block(CHANNELS, AREA, &g));
+                        assert_eq!(again, sums);
+
+                        let plain = NormInputGradient {
+                            means: &mean,
+                            gradient: &scale,
+                            centered: &shift,
+                            constant: &scale,
+                            mask: None,
+                        };
+                        let masked = NormInputGradient { mask: Some((activation, &coefficients)), ..plain };
+                        let mut expected = gradient.clone();
+                        norm_input_gradient(isa, AREA, plain, &bx, None, false, &mut expected);
+                        let mut other = expected.clone();
+                        norm_input_gradient(isa, AREA, masked, &bx, Some(&unmasked), false, &mut other);
+                        assert_eq!(other, expected);
+                        norm_input_gradient(isa, AREA, masked, &bx, None, false, &mut unmasked);
+                        assert_eq!(unmasked, expected);
+                    }
                     let passes = |i: usize| expected[i] > low && expected[i] < high;
                     let masked: Vec<f64> = (0..x.len()).map(|i| if passes(i) { at(&g, i) } else { 0.0 }).collect();
                     assert_close("masked gradient", &unblock(CHANNELS, AREA, &gradient), &masked);
@@ -75,7 +98,8 @@ fn normalize_and_its_gradient_passes_follow_their_formulas() {
                     }
                 }
             }
-            let coefficients = NormInputGradient { means: &mean, gradient: &scale, centered: &shift, constant: &scale };
+            let coefficients =
+                NormInputGradient { means: &mean, gradient: &scale, centered: &shift, constant: &scale, mask: None };
             let value = |i: usize| {
                 let c = i / AREA;
                 at(&scale, c) * at(&g, i) + at(&shift, c) * (at(&x, i) - at(&mean, c)) + at(&scale, c)
