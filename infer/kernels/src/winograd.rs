@@ -18,7 +18,7 @@ use crate::step::Call;
 use crate::window::Window;
 
 /// Output rows of a group, and input rows, and rows of products.
-const GROUP: usize = 4;
+pub(crate) const GROUP: usize = 4;
 pub(crate) const PRODUCTS: usize = GROUP + 2;
 
 /// The window that the transforms are made for.

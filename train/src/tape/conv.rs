@@ -14,6 +14,7 @@ use super::Pass;
 use super::phases::{PhaseTimes, timed};
 use super::plan::Value;
 use super::sparse_conv::{InputGradient, SparseConv, felt_density, optional};
+use super::winograd::WinogradConv;
 use crate::executor::Support;
 
 /// A convolution with its places in the flat parameter vector. A linear layer is a 1x1 convolution of 1x1 images.
@@ -27,6 +28,7 @@ pub(super) struct Conv {
     /// The bias with whole blocks.
     padded_bias: Vec<f32>,
     sparse: Option<SparseConv>,
+    winograd: Option<WinogradConv>,
     /// Of the last forward pass.
     density: f64,
 }
@@ -38,6 +40,9 @@ const FORWARD_BREAK_EVEN: f64 = 0.38;
 const INPUT_GRADIENT_BREAK_EVEN: f64 = 0.38;
 /// The same for that of the weight.
 const WEIGHT_GRADIENT_BREAK_EVEN: f64 = 0.45;
+
+/// What the dense kernels gain by fewer products, and so those break even at so many times lower a density.
+const WINOGRAD_GAIN: f64 = 1.35;
 
 /// What the dense kernels gain by bf16: the sparse ones, in f32, break even at so many times lower a density.
 const BF16_GAIN: f64 = 1.9;
@@ -98,11 +103,17 @@ impl Conv {
             packed_backward: Aligned::zeroed(plan.input_blocks() * plan.backward_block_len()),
             padded_bias: vec![0.0; blocked_channels(shape.out_channels)],
             sparse: SparseConv::new(shape),
+            winograd: WinogradConv::new(shape),
             density: 1.0,
             plan,
             weight,
             bias,
         })
+    }
+
+    /// How much faster the dense output and input gradient are than where the sparse ones were measured.
+    fn dense_gain(&self, pass: &Pass) -> f64 {
+        if pass.bf16.is_none() && self.winograd.is_some() { WINOGRAD_GAIN } else { bf16_gain(pass) }
     }
 
     pub fn multiplications(&self) -> usize {
@@ -112,15 +123,20 @@ impl Conv {
     /// With `moments`, of which each image has `[2][channels]`, writes those of the output too, image by image while they
     /// are in the caches.
     pub fn forward(&mut self, pass: &Pass, x: &[f32], y: &mut [f32], moments: Option<&mut [f32]>) {
-        let Self { plan, packed, padded_bias, sparse, .. } = self;
+        let break_even = FORWARD_BREAK_EVEN / self.dense_gain(pass);
+        let Self { plan, packed, padded_bias, sparse, winograd, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
         if let Some(bias) = &self.bias {
             padded_bias[..bias.len()].copy_from_slice(&pass.parameters[bias.clone()]);
         }
         let bias = self.bias.is_some().then_some(&padded_bias[..]);
         self.density = felt_density(weights, pass.count);
-        if let Some(sparse) = sparse.as_mut().filter(|_| self.density < break_even(pass, FORWARD_BREAK_EVEN)) {
+        if let Some(sparse) = sparse.as_mut().filter(|_| self.density < break_even) {
             sparse.forward(pass, weights, bias, x, y, moments);
+            return;
+        }
+        if let Some(winograd) = winograd.as_mut().filter(|_| pass.bf16.is_none()) {
+            winograd.forward(pass, weights, bias, x, y, moments);
             return;
         }
         let arithmetic = arithmetic(plan, pass);
@@ -149,12 +165,12 @@ impl Conv {
         }
         let frozen = pass.support == Support::Frozen;
         let sparse_weight =
-            self.sparse.is_some() && frozen && self.density < break_even(pass, WEIGHT_GRADIENT_BREAK_EVEN);
+            self.sparse.is_some() && frozen && self.density < WEIGHT_GRADIENT_BREAK_EVEN / bf16_gain(pass);
         if !sparse_weight {
             timed(&mut times.conv_weight_gradient, || self.weight_gradient(pass, x, dy, gradient));
         }
         let start = Instant::now();
-        let by_density = self.density < break_even(pass, INPUT_GRADIENT_BREAK_EVEN);
+        let by_density = self.density < INPUT_GRADIENT_BREAK_EVEN / self.dense_gain(pass);
         let sparse = self.sparse.as_mut().filter(|_| sparse_weight || by_density);
         if let Some(sparse) = sparse {
             let weight = sparse_weight.then(|| (x, &mut gradient[self.weight.clone()]));
@@ -168,8 +184,12 @@ impl Conv {
     }
 
     fn input_gradient(&mut self, pass: &Pass, dy: &[f32], dx: &mut [f32], accumulate: bool) {
-        let Self { plan, packed_backward, .. } = self;
+        let Self { plan, packed_backward, winograd, .. } = self;
         let weights = &pass.parameters[self.weight.clone()];
+        if let Some(winograd) = winograd.as_mut().filter(|_| pass.bf16.is_none()) {
+            winograd.input_gradient(pass, weights, dy, dx, accumulate);
+            return;
+        }
         let arithmetic = arithmetic(plan, pass);
         pack(pass, arithmetic, plan.backward_block_len(), packed_backward, |block, packed| {
             plan.pack_backward(block, weights, packed);
@@ -240,8 +260,8 @@ fn pair_slice(plan: &Convolution, arithmetic: Arithmetic, x: &[f32], dy: &[f32],
     });
 }
 
-fn break_even(pass: &Pass, density: f64) -> f64 {
-    if pass.bf16.is_some() { density / BF16_GAIN } else { density }
+fn bf16_gain(pass: &Pass) -> f64 {
+    if pass.bf16.is_some() { BF16_GAIN } else { 1.0 }
 }
 
 /// What a convolution multiplies.

@@ -11,6 +11,7 @@ mod phases;
 mod plan;
 mod sparse_conv;
 mod step;
+mod winograd;
 
 #[cfg(test)]
 mod tests;
@@ -88,8 +89,8 @@ struct Pass<'a> {
 
 /// Working memory.
 struct Scratch {
-    /// One piece a thread.
-    of_threads: Vec<Mutex<Vec<f32>>>,
+    /// Two pieces a thread.
+    of_threads: Vec<[Mutex<Vec<f32>>; 2]>,
     /// Weight gradients of slices of the batch.
     partial: Mutex<Aligned>,
     /// A layer's inputs and output gradients as its weight gradient reads them.
@@ -99,8 +100,17 @@ struct Scratch {
 impl Scratch {
     /// The calling thread's piece.
     fn get(&self) -> MutexGuard<'_, Vec<f32>> {
+        self.piece(0)
+    }
+
+    /// The calling thread's other piece.
+    fn second(&self) -> MutexGuard<'_, Vec<f32>> {
+        self.piece(1)
+    }
+
+    fn piece(&self, piece: usize) -> MutexGuard<'_, Vec<f32>> {
         let index = rayon::current_thread_index().expect("called inside the pool");
-        self.of_threads[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.of_threads[index][piece].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Those of the one layer that is computed.
@@ -152,7 +162,7 @@ impl TapeExecutor {
         }
         let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tape-{i}"));
         let pool = named.build().map_err(|e| error(format!("cannot start {threads} threads: {e}")))?;
-        let of_threads = (0..threads).map(|_| Mutex::default()).collect();
+        let of_threads = (0..threads).map(|_| Default::default()).collect();
         let scratch = Scratch { of_threads, partial: Mutex::default(), paired: Mutex::default() };
         let (support, times) = Default::default();
         let (bf16, team) = (None, Arc::new(Alone));

@@ -24,6 +24,7 @@ mod sparse_weights;
 mod tiered;
 mod transposed;
 mod weight_gradient;
+mod winograd;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use pointwise::{Activation, activate, activation_gradient, add, add_assign, 
 pub use pool::{PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient};
 pub use sparse_conv::{SparseConvolution, SparseInputGradient, SparseWeightGradient};
 pub use sparse_weights::{SparseWeights, count_nonzeros};
+pub use winograd::WinogradConvolution;
 
 /// Channels in a block: the innermost dimension of every activation.
 pub const BLOCK: usize = 16;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::guard::both;
-use crate::training::{Arithmetic, ConvShape, Convolution, pair_rows};
+use crate::training::{Arithmetic, ConvShape, Convolution, WinogradConvolution, pair_rows};
 use crate::{Bf16, Isa};
 
 /// A shape with its output inferred.
@@ -141,6 +141,73 @@ fn convolutions_and_their_gradients_agree_with_the_naive_twin() {
                         plan.unpack_gradient(b, &packed[b * len..(b + 1) * len], dw);
                     }
                     assert_close(&what("weight gradient"), &dw, &dw_expected);
+                }
+            }
+        }
+    });
+}
+
+/// Largest difference, relative to the largest value of the reference, where sums of products are themselves added with
+/// weights of up to 8.
+const WINOGRAD_TOLERANCE: f64 = 2e-5;
+
+#[test]
+fn convolutions_with_fewer_products_agree_with_the_naive_twin() {
+    let shapes = [([16, 16], [8, 8]), ([32, 48], [4, 4]), ([20, 17], [5, 3]), ([64, 16], [7, 7]), ([16, 33], [14, 9])];
+    both(|| {
+        for (seed, (channels, input)) in shapes.into_iter().enumerate() {
+            let s = shape(channels, 1, input, [3, 3], [1, 1], [1; 4], [1, 1]);
+            let plan = WinogradConvolution::new(s).unwrap();
+            for images in [1, plan.group() + 1] {
+                let area = input[0] * input[1];
+                let x = values(seed as u64 + 1, images * s.in_channels * area);
+                let dy = values(seed as u64 + 2, images * s.out_channels * area);
+                let w = values(seed as u64 + 3, s.out_channels * s.in_channels * 9);
+                let mut bias = values(seed as u64 + 4, s.out_channels);
+                let mut y_expected: Vec<f64> =
+                    (0..dy.len()).map(|i| f64::from(bias[i / area % s.out_channels])).collect();
+                let mut dx_expected = vec![0.0; x.len()];
+                for_each_product(&s, images, |o, i, k| {
+                    y_expected[o] += f64::from(x[i]) * f64::from(w[k]);
+                    dx_expected[i] += f64::from(dy[o]) * f64::from(w[k]);
+                });
+                bias.resize(plan.rows().output_blocks() * BLOCK, 0.0);
+
+                let rows = plan.rows();
+                let [mut forward, mut backward] = [Vec::new(), Vec::new()];
+                for product in 0..WinogradConvolution::PRODUCTS {
+                    let transformed = |is_backward| {
+                        let mut transformed = vec![f32::NAN; w.len() / 3];
+                        WinogradConvolution::transform_weights(product, is_backward, &w, &mut transformed);
+                        transformed
+                    };
+                    let [ahead, back] = [false, true].map(transformed);
+                    forward.extend(pack(rows.output_blocks(), rows.forward_block_len(), |b, to| {
+                        rows.pack_forward(b, &ahead, to);
+                    }));
+                    backward.extend(pack(rows.input_blocks(), rows.backward_block_len(), |b, to| {
+                        rows.pack_backward(b, &back, to);
+                    }));
+                }
+                let (bx, bdy) = (block(s.in_channels, area, &x), block(s.out_channels, area, &dy));
+                for isa in Isa::available() {
+                    let close = |part, channels, found: &[f32], expected: &[f64]| {
+                        let distance = distance(&unblock(channels, area, found), expected);
+                        assert!(
+                            distance <= WINOGRAD_TOLERANCE,
+                            "{part} of {s:?}, {images} images, {isa}: {distance:e}"
+                        );
+                    };
+                    let [mut first, mut second] = [Vec::new(), Vec::new()];
+                    let mut y = vec![f32::NAN; bdy.len()];
+                    plan.forward(isa, &bx, &forward, Some(&bias), &mut y, [&mut first, &mut second]);
+                    close("output", s.out_channels, &y, &y_expected);
+                    let mut dx = vec![f32::NAN; bx.len()];
+                    plan.input_gradient(isa, &bdy, &backward, &mut dx, false, [&mut first, &mut second]);
+                    close("input gradient", s.in_channels, &dx, &dx_expected);
+                    plan.input_gradient(isa, &bdy, &backward, &mut dx, true, [&mut first, &mut second]);
+                    let twice: Vec<f64> = dx_expected.iter().map(|v| 2.0 * v).collect();
+                    close("accumulated gradient", s.in_channels, &dx, &twice);
                 }
             }
         }
