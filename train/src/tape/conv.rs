@@ -99,8 +99,8 @@ impl Conv {
         let weight = parameters.next().expect("a convolution has a weight");
         let bias = parameters.next();
         Some(Self {
-            packed: Aligned::zeroed(plan.output_blocks() * plan.forward_block_len()),
-            packed_backward: Aligned::zeroed(plan.input_blocks() * plan.backward_block_len()),
+            packed: Aligned::default(),
+            packed_backward: Aligned::default(),
             padded_bias: vec![0.0; blocked_channels(shape.out_channels)],
             sparse: SparseConv::new(shape),
             winograd: WinogradConv::new(shape),
@@ -140,7 +140,8 @@ impl Conv {
             return;
         }
         let arithmetic = arithmetic(plan, pass);
-        pack(pass, arithmetic, plan.forward_block_len(), packed, |block, to| plan.pack_forward(block, weights, to));
+        let sizes = [plan.output_blocks(), plan.forward_block_len()];
+        pack(pass, arithmetic, sizes, packed, |block, to| plan.pack_forward(block, weights, to));
         let images = images_together(plan, pass);
         let groups = y.par_chunks_mut(images * plan.output_len()).zip(x.par_chunks(images * plan.input_len()));
         groups.zip(moments_of_groups(pass.count, images, moments)).for_each(|((y, x), moments)| {
@@ -191,9 +192,8 @@ impl Conv {
             return;
         }
         let arithmetic = arithmetic(plan, pass);
-        pack(pass, arithmetic, plan.backward_block_len(), packed_backward, |block, packed| {
-            plan.pack_backward(block, weights, packed);
-        });
+        let sizes = [plan.input_blocks(), plan.backward_block_len()];
+        pack(pass, arithmetic, sizes, packed_backward, |block, to| plan.pack_backward(block, weights, to));
         let images = images_together(plan, pass);
         let groups = dx.par_chunks_mut(images * plan.input_len()).zip(dy.par_chunks(images * plan.output_len()));
         groups.for_each(|(dx, dy)| {
@@ -272,27 +272,34 @@ fn arithmetic(plan: &Convolution, pass: &Pass) -> Arithmetic {
     }
 }
 
-/// Packs block after block of weights by `pack_block`; for bf16 only the first half of `packed` is used.
+/// Packs block after block of weights by `pack_block`, into `packed`, which is made as long as they need.
 fn pack(
     pass: &Pass,
     arithmetic: Arithmetic,
-    block_len: usize,
-    packed: &mut [f32],
+    [blocks, block_len]: [usize; 2],
+    packed: &mut Aligned,
     pack_block: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    if matches!(arithmetic, Arithmetic::F32(_)) {
-        packed.par_chunks_mut(block_len).enumerate().for_each(|(block, packed)| pack_block(block, packed));
-        return;
-    }
-    let half = packed.len() / 2;
-    packed[..half].par_chunks_mut(block_len / 2).enumerate().for_each(|(block, words)| {
-        let mut scratch = pass.scratch.get();
-        if scratch.len() < block_len {
-            scratch.resize(block_len, 0.0);
+    let words = block_len / arithmetic.factors();
+    grow(packed, blocks * words);
+    packed[..blocks * words].par_chunks_mut(words).enumerate().for_each(|(block, words)| match arithmetic {
+        Arithmetic::F32(_) => pack_block(block, words),
+        Arithmetic::Bf16(_) => {
+            let mut scratch = pass.scratch.get();
+            if scratch.len() < block_len {
+                scratch.resize(block_len, 0.0);
+            }
+            pack_block(block, &mut scratch[..block_len]);
+            pair_rows(&scratch[..block_len], words);
         }
-        pack_block(block, &mut scratch[..block_len]);
-        pair_rows(&scratch[..block_len], words);
     });
+}
+
+/// Makes `buffer` at least `len` long, and forgets what it held.
+pub(super) fn grow(buffer: &mut Aligned, len: usize) {
+    if buffer.len() < len {
+        *buffer = Aligned::zeroed(len);
+    }
 }
 
 /// The moments of each group of `images`, or as many times nothing.

@@ -5,14 +5,14 @@ use sr2_kernels::Aligned;
 use sr2_kernels::training::{ConvShape, WinogradConvolution};
 
 use super::Pass;
-use super::conv::{measure, moments_of_groups};
+use super::conv::{grow, measure, moments_of_groups};
 
 /// A convolution's plan and weights.
 #[derive(Debug)]
 pub(super) struct WinogradConv {
     plan: WinogradConvolution,
     /// The 1x3 weights of each product.
-    transformed: Vec<f32>,
+    transformed: Aligned,
     packed: Aligned,
     packed_backward: Aligned,
 }
@@ -24,13 +24,8 @@ impl WinogradConv {
     /// `None` where it would not be faster.
     pub fn new(shape: ConvShape) -> Option<Self> {
         let plan = WinogradConvolution::new(shape)?;
-        let (rows, products) = (plan.rows(), WinogradConvolution::PRODUCTS);
-        Some(Self {
-            transformed: vec![0.0; products * 3 * shape.in_channels * shape.out_channels],
-            packed: Aligned::zeroed(products * rows.output_blocks() * rows.forward_block_len()),
-            packed_backward: Aligned::zeroed(products * rows.input_blocks() * rows.backward_block_len()),
-            plan,
-        })
+        let [transformed, packed, packed_backward] = Default::default();
+        Some(Self { plan, transformed, packed, packed_backward })
     }
 
     /// As [`super::conv::Conv::forward`].
@@ -46,6 +41,7 @@ impl WinogradConv {
         let (rows, images) = (self.plan.rows(), self.images_together(pass));
         transform(false, weights, &mut self.transformed);
         let [blocks, len, of_product] = [rows.output_blocks(), rows.forward_block_len(), weights.len() / 3];
+        grow(&mut self.packed, WinogradConvolution::PRODUCTS * blocks * len);
         self.packed.par_chunks_mut(len).enumerate().for_each(|(i, packed)| {
             rows.pack_forward(i % blocks, &self.transformed[i / blocks * of_product..], packed);
         });
@@ -62,6 +58,7 @@ impl WinogradConv {
         let (rows, images) = (self.plan.rows(), self.images_together(pass));
         transform(true, weights, &mut self.transformed);
         let [blocks, len, of_product] = [rows.input_blocks(), rows.backward_block_len(), weights.len() / 3];
+        grow(&mut self.packed_backward, WinogradConvolution::PRODUCTS * blocks * len);
         self.packed_backward.par_chunks_mut(len).enumerate().for_each(|(i, packed)| {
             rows.pack_backward(i % blocks, &self.transformed[i / blocks * of_product..], packed);
         });
@@ -78,7 +75,8 @@ impl WinogradConv {
     }
 }
 
-fn transform(backward: bool, weights: &[f32], transformed: &mut [f32]) {
+fn transform(backward: bool, weights: &[f32], transformed: &mut Aligned) {
+    grow(transformed, WinogradConvolution::PRODUCTS * weights.len() / 3);
     transformed.par_chunks_mut(weights.len() / 3).enumerate().for_each(|(product, transformed)| {
         let parts = transformed.par_chunks_mut(3 * FILTERS).zip(weights.par_chunks(9 * FILTERS));
         parts.for_each(|(to, weights)| WinogradConvolution::transform_weights(product, backward, weights, to));
