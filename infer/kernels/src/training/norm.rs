@@ -95,8 +95,8 @@ pub(super) fn clamp(x: f32, low: f32, high: f32) -> f32 {
 pub enum Mask<'a> {
     /// The activation and its output.
     Output(Activation, &'a [f32]),
-    /// The activation and the coefficients by which [`normalize`] made that output from the input alone: it is computed again, which takes less
-    /// time than reading it.
+    /// The activation and the coefficients by which [`normalize`] made that output from the input alone: it is computed
+    /// again, which takes less time than reading it.
     Coefficients(Activation, &'a [f32]),
 }
 
