@@ -492,12 +492,3 @@ impl ProgramBuilder {
         assert_ne!(x, y, "a step must not read the buffer it writes");
     }
 }
-
-impl Weights<'_> {
-    fn check(&self, rows: usize, columns: usize) {
-        match self {
-            Self::Sparse(m) => assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights"),
-            Self::Dense(w) | Self::Winograd(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
-        }
-    }
-}

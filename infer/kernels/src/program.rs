@@ -36,6 +36,16 @@ pub enum Weights<'a> {
     Winograd(&'a [f32]),
 }
 
+impl Weights<'_> {
+    /// Panics where there are not so many.
+    pub(crate) fn check(&self, rows: usize, columns: usize) {
+        match self {
+            Self::Sparse(m) => assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights"),
+            Self::Dense(w) | Self::Winograd(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
+        }
+    }
+}
+
 /// Steps with their weights, in one or more stages. They work in a [`Workspace`], of which a program may have many at
 /// once.
 #[derive(Debug)]
