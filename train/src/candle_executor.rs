@@ -5,10 +5,11 @@ mod resident;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod transfer;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use sr2_models::{BatchNormalization, Graph, Op};
 
@@ -18,6 +19,7 @@ use crate::layout::{ParameterLayout, Segment};
 use crate::metrics::Passes;
 use crate::optimizer::{Averages, Optimizer, StepError, StepReport};
 use resident::{OnDevice, Resident};
+use transfer::{download, upload};
 
 /// Where candle computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +138,7 @@ impl CandleExecutor {
 
     fn images(&self, images: &[f32], count: usize) -> candle_core::Result<Tensor> {
         let shape: Vec<usize> = std::iter::once(count).chain(self.graph.input_shape().iter().copied()).collect();
-        Tensor::from_slice(images, shape, &self.device)
+        upload(images, shape, &self.device)
     }
 
     /// The network's output, and in training mode the statistics of each batch-norm node.
@@ -193,7 +195,7 @@ impl CandleExecutor {
         let variables: Vec<Var> = trainable.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
         let tensors = self.named(variables.iter().map(|variable| variable.as_tensor().clone()).collect());
         let (logits, statistics) = self.forward(&tensors, images.clone(), Mode::Training)?;
-        let labels = Tensor::from_slice(labels, labels.len(), &self.device)?;
+        let labels = upload(labels, labels.len(), &self.device)?;
         let gradients = candle_nn::loss::cross_entropy(&logits, &labels)?.backward()?;
         self.move_running(&statistics)?;
         Ok((variables.iter().map(|variable| gradients.get(variable).cloned()).collect(), logits.detach()))
@@ -216,7 +218,7 @@ impl CandleExecutor {
             gradient[segment.range.clone()].copy_from_slice(own);
         }
         self.support.mask(&self.layout, parameters, gradient);
-        Ok(cross_entropy(&flat(&logits)?, &batch.labels, logits.dim(1)?, None))
+        Ok(cross_entropy(&download(&logits)?, &batch.labels, logits.dim(1)?, None))
     }
 
     fn try_logits(
@@ -230,7 +232,7 @@ impl CandleExecutor {
         let buffers = self.layout.buffers().iter().map(|s| s.spec.name.clone());
         tensors.extend(buffers.zip(self.running.iter().cloned()));
         let (logits, _) = self.forward(&tensors, self.images(images, count)?, mode)?;
-        flat(&logits)
+        download(&logits)
     }
 }
 
@@ -262,13 +264,13 @@ impl Executor for CandleExecutor {
         self.try_logits(parameters, images, count, Mode::Inference).map_err(failed)
     }
 
-    fn buffers(&self) -> Vec<f32> {
-        together(self.running.iter().cloned()).expect("the device gives the statistics that it holds")
+    fn buffers(&self) -> Result<Vec<f32>, ExecutorError> {
+        together(self.running.iter().cloned()).map_err(failed)
     }
 
-    fn set_buffers(&mut self, buffers: &[f32]) {
-        self.running =
-            tensors(self.layout.buffers(), buffers, &self.device).expect("the device holds as many statistics again");
+    fn set_buffers(&mut self, buffers: &[f32]) -> Result<(), ExecutorError> {
+        self.running = tensors(self.layout.buffers(), buffers, &self.device).map_err(failed)?;
+        Ok(())
     }
 
     fn candle(&mut self) -> Option<&mut CandleExecutor> {
@@ -278,7 +280,7 @@ impl Executor for CandleExecutor {
 
 /// Views of one tensor that is copied to the device at once.
 fn tensors(segments: &[Segment], flat: &[f32], device: &Device) -> candle_core::Result<Vec<Tensor>> {
-    let all = Tensor::from_slice(flat, flat.len(), device)?;
+    let all = upload(flat, flat.len(), device)?;
     let tensor = |s: &Segment| all.narrow(0, s.range.start, s.range.len())?.reshape(s.spec.shape.as_slice());
     segments.iter().map(tensor).collect()
 }
@@ -286,11 +288,7 @@ fn tensors(segments: &[Segment], flat: &[f32], device: &Device) -> candle_core::
 /// The values of all tensors, one after the other, in one copy from the device.
 fn together(tensors: impl Iterator<Item = Tensor>) -> candle_core::Result<Vec<f32>> {
     let tensors: Vec<Tensor> = tensors.map(|tensor| tensor.flatten_all()).collect::<candle_core::Result<_>>()?;
-    if tensors.is_empty() { Ok(Vec::new()) } else { flat(&Tensor::cat(&tensors, 0)?) }
-}
-
-fn flat(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+    if tensors.is_empty() { Ok(Vec::new()) } else { download(&Tensor::cat(&tensors, 0)?) }
 }
 
 fn open(device: DeviceKind) -> Result<Device, ExecutorError> {
@@ -307,6 +305,9 @@ fn open(device: DeviceKind) -> Result<Device, ExecutorError> {
 
 /// The first line of a candle error; the rest may be a backtrace.
 fn failed(problem: impl ToString) -> ExecutorError {
-    let message = problem.to_string().lines().next().unwrap_or_default().to_string();
+    let mut message = problem.to_string().lines().next().unwrap_or_default().to_string();
+    if ["OUT_OF_MEMORY", "ALLOC_FAILED"].iter().any(|name| message.contains(name)) {
+        message.push_str("; a smaller batch_size needs less");
+    }
     ExecutorError { executor: "candle", message }
 }

@@ -54,16 +54,15 @@ pub fn recalibrate(
     for _ in 0..batches {
         let loaded = loader.next_batch();
         // From zero, the running statistics become `momentum` times the batch's.
-        executor.set_buffers(&zeros);
+        executor.set_buffers(&zeros)?;
         executor.loss_and_gradient(parameters, &loaded.batch, &mut gradient)?;
-        for ((sum, buffer), momentum) in sums.iter_mut().zip(executor.buffers()).zip(&momenta) {
+        for ((sum, buffer), momentum) in sums.iter_mut().zip(executor.buffers()?).zip(&momenta) {
             *sum += f64::from(buffer) / f64::from(*momentum);
         }
         loader.recycle(loaded.batch);
     }
     let means: Vec<f32> = sums.iter().map(|sum| (sum / batches as f64) as f32).collect();
-    executor.set_buffers(&means);
-    Ok(())
+    executor.set_buffers(&means)
 }
 
 /// The momentum of each running statistic, in the order of the buffers.

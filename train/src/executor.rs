@@ -89,10 +89,10 @@ pub trait Executor {
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError>;
 
     /// The running statistics, in the order of [`ParameterLayout::buffers`].
-    fn buffers(&self) -> Vec<f32>;
+    fn buffers(&self) -> Result<Vec<f32>, ExecutorError>;
 
     /// Replaces the running statistics.
-    fn set_buffers(&mut self, buffers: &[f32]);
+    fn set_buffers(&mut self, buffers: &[f32]) -> Result<(), ExecutorError>;
 
     /// The executor itself if it can keep the vectors of a training where it computes.
     fn candle(&mut self) -> Option<&mut CandleExecutor> {

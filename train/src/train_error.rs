@@ -24,6 +24,14 @@ pub enum TrainError {
     /// The network cannot be computed.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// What computes the network has failed in the middle of a run: a device is out of memory, or lost.
+    #[error("{problem}; {}", resume_point(last_checkpoint))]
+    Failed {
+        /// What it says.
+        problem: ExecutorError,
+        /// The last checkpoint, if there is one.
+        last_checkpoint: Option<PathBuf>,
+    },
     /// The loss left the finite numbers, or no step is accepted any more.
     #[error("training diverged: {problem}; {}", resume_point(last_checkpoint))]
     Diverged {
@@ -79,7 +87,7 @@ impl TrainError {
             Self::Config(_) | Self::Loader(LoaderError::BatchSize { .. } | LoaderError::NoWorkers) => 2,
             Self::RunExists { .. } | Self::RunFinished { .. } => 2,
             Self::Elsewhere { code, .. } => *code,
-            Self::Loader(_) | Self::Executor(_) | Self::OutOfStep { .. } => 1,
+            Self::Loader(_) | Self::Executor(_) | Self::Failed { .. } | Self::OutOfStep { .. } => 1,
             Self::Diverged { .. } => 5,
             Self::RunInUse { .. } => 6,
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use sr2_formats::Error;
 use sr2_models::checkpoint::Checkpoint;
 use sr2_models::{Graph, Model};
 
@@ -194,17 +193,17 @@ impl Session {
     }
 
     /// Trains to the end, or until told to stop. Where training diverges it does so in every process: one reports it.
-    fn run(self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        if self.team.rank() == 0 {
-            return self.go(observer, stop);
-        }
-        self.go(&mut (), stop).map_err(|error| match error {
-            TrainError::Diverged { .. } => TrainError::Elsewhere { process: 0, code: error.exit_code() },
+    fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let first = self.team.rank() == 0;
+        let outcome = if first { self.go(observer, stop) } else { self.go(&mut (), stop) };
+        outcome.map_err(|error| match error {
+            TrainError::Diverged { .. } if !first => TrainError::Elsewhere { process: 0, code: error.exit_code() },
+            TrainError::Executor(problem) => TrainError::Failed { problem, last_checkpoint: self.last_checkpoint() },
             other => other,
         })
     }
 
-    fn go(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    fn go(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         self.check_in_step()?;
         if self.config.method == Method::Sr2Paper {
             observer.on_warning(
@@ -272,7 +271,7 @@ impl Session {
         if self.optimizer.state().rejections_in_a_row >= ENDLESS_REJECTION {
             let problem =
                 format!("{ENDLESS_REJECTION} steps rejected in a row up to step {}", self.optimizer.state().step);
-            return Err(TrainError::Diverged { problem, last_checkpoint: self.run.checkpoints()?.pop() });
+            return Err(TrainError::Diverged { problem, last_checkpoint: self.last_checkpoint() });
         }
         self.totals.add(&report, at_point, images);
         self.clock.images += images as u64;
@@ -282,11 +281,14 @@ impl Session {
     fn diverged(&self, error: StepError) -> TrainError {
         match error {
             StepError::Executor(e) => e.into(),
-            StepError::NotFinite { .. } => TrainError::Diverged {
-                problem: error.to_string(),
-                last_checkpoint: self.run.checkpoints().ok().and_then(|mut all| all.pop()),
-            },
+            StepError::NotFinite { .. } => {
+                TrainError::Diverged { problem: error.to_string(), last_checkpoint: self.last_checkpoint() }
+            }
         }
+    }
+
+    fn last_checkpoint(&self) -> Option<PathBuf> {
+        self.run.checkpoints().ok()?.pop()
     }
 
     fn report_step(
@@ -373,7 +375,7 @@ impl Session {
         let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
         if self.best.is_none_or(|best| candidate.beats(&best)) {
             self.best = Some(candidate);
-            self.run.save_best(&self.checkpoint(None, None))?;
+            self.run.save_best(&self.checkpoint(None, None)?)?;
         }
         self.save(None)?;
         self.clock = EpochClock::start();
@@ -381,7 +383,7 @@ impl Session {
     }
 
     /// Takes the average of the weights if there is one, recomputes the batch-norm statistics, then measures on the test images, once.
-    fn finish(mut self) -> Result<Summary, TrainError> {
+    fn finish(&mut self) -> Result<Summary, TrainError> {
         if let Some(candle) = self.executor.candle() {
             candle.release();
         }
@@ -437,15 +439,15 @@ impl Session {
     }
 
     /// Saves a checkpoint; with the final accuracies, as that of a finished run.
-    fn save(&self, accuracies: Option<Accuracies>) -> Result<PathBuf, Error> {
+    fn save(&self, accuracies: Option<Accuracies>) -> Result<PathBuf, TrainError> {
         let seconds = accuracies.is_none().then(|| self.stopwatch.seconds());
-        self.run.save(self.optimizer.state().step, &self.checkpoint(accuracies, seconds))
+        Ok(self.run.save(self.optimizer.state().step, &self.checkpoint(accuracies, seconds)?)?)
     }
 
-    fn checkpoint(&self, accuracies: Option<Accuracies>, seconds: Option<f64>) -> Checkpoint {
+    fn checkpoint(&self, accuracies: Option<Accuracies>, seconds: Option<f64>) -> Result<Checkpoint, ExecutorError> {
         let layout = self.executor.layout();
         let mut tensors = unflatten(layout.trainable(), &self.parameters);
-        tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()));
+        tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()?));
         let state = State {
             optimizer: self.optimizer.state().clone(),
             position: self.position,
@@ -458,7 +460,7 @@ impl Session {
         let model = Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's");
         let averages = self.optimizer.averages().clone();
         let provenance = provenance(&self.config, state.optimizer.step, accuracies);
-        Snapshot { model, state, averages }.into_checkpoint(provenance)
+        Ok(Snapshot { model, state, averages }.into_checkpoint(provenance))
     }
 }
 

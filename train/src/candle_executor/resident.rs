@@ -6,7 +6,8 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::rows::{Rows, largest_to_go};
-use super::{CandleExecutor, Mode, failed, flat};
+use super::transfer::download;
+use super::{CandleExecutor, Mode, failed};
 use crate::cross_entropy::cross_entropy;
 use crate::direction::Direction;
 use crate::executor::{Batch, BatchLoss, ExecutorError, Support};
@@ -190,8 +191,7 @@ impl Resident {
             let among = self.rows.spread(&among)?.to_dtype(DType::U8)?.broadcast_as(critical.shape())?;
             let out = Tensor::full(-1f64, critical.shape(), critical.device())?;
             let common = largest_to_go(&among.where_cond(critical, &out)?, left - pinned)?;
-            let stay =
-                self.rows.sums(&[critical.gt(common)?.to_dtype(DType::F32)?])?.flatten_all()?.to_vec1::<f64>()?;
+            let stay: Vec<f64> = download(&self.rows.sums(&[critical.gt(common)?.to_dtype(DType::F32)?])?)?;
             let mut changed = false;
             for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&mut own) {
                 if own.is_none() && stay[*parameter] < layer.least as f64 {
@@ -232,7 +232,7 @@ impl Resident {
             self.average = self.average.as_ref().map(|average| zeros.where_cond(&nothing, average)).transpose()?;
         }
         let counts = self.rows.sums(&[self.parameters.ne(0f32)?.to_dtype(DType::F32)?])?;
-        self.nonzero = counts.flatten_all()?.to_vec1::<f64>()?.into_iter().map(|count| count as usize).collect();
+        self.nonzero = download::<f64>(&counts)?.into_iter().map(|count| count as usize).collect();
         Ok(())
     }
 }
@@ -344,7 +344,7 @@ impl OnDevice<'_> {
         let step = self.resident.step.as_ref().expect("a trial point comes before its loss");
         let tensors = self.executor.named(self.resident.rows.tensors(&step.trial)?);
         let (logits, _) = self.executor.forward(&tensors, step.images.clone(), Mode::Training)?;
-        Ok(cross_entropy(&flat(&logits)?, &self.batch.labels, logits.dim(1)?, None).loss)
+        Ok(cross_entropy(&download(&logits)?, &self.batch.labels, logits.dim(1)?, None).loss)
     }
 
     fn try_leave(&mut self, rules: Rules, taken: bool) -> Result<()> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::flat;
+use super::transfer::{download, upload};
 use crate::layout::Segment;
 
 /// Values in a row. candle reduces a row by one block of threads.
@@ -39,7 +39,7 @@ impl Rows {
         for (place, members) in parameters.iter().zip(membership.chunks_mut(end.max(1))) {
             members[place.rows.clone()].fill(1.0);
         }
-        let membership = Tensor::from_vec(membership, (parameters.len(), end), device)?;
+        let membership = upload(&membership, (parameters.len(), end), device)?;
         Ok(Self { device: device.clone(), parameters, membership })
     }
 
@@ -48,11 +48,11 @@ impl Rows {
         for place in &self.parameters {
             padded[place.rows.start * ROW..][..place.values.len()].copy_from_slice(&values[place.values.clone()]);
         }
-        Tensor::from_vec(padded, ((), ROW), &self.device)
+        upload(&padded, (padded.len() / ROW, ROW), &self.device)
     }
 
     pub fn download(&self, vector: &Tensor) -> Result<Vec<f32>> {
-        let padded = flat(vector)?;
+        let padded = download(vector)?;
         let values = |place: &Place| padded[place.rows.start * ROW..][..place.values.len()].to_vec();
         Ok(self.parameters.iter().flat_map(values).collect())
     }
@@ -91,7 +91,7 @@ impl Rows {
 
     /// `[rows, 1]`: for each row the value of its parameter, in f64.
     pub fn spread(&self, values: &[f64]) -> Result<Tensor> {
-        self.membership.t()?.matmul(&Tensor::from_slice(values, (values.len(), 1), &self.device)?)
+        self.membership.t()?.matmul(&upload(values, (values.len(), 1), &self.device)?)
     }
 
     /// `[vectors, parameters]`: sums in f64 over the values of each parameter, of sums over rows in the vectors' type.
@@ -129,8 +129,9 @@ pub(super) fn largest_to_go(values: &Tensor, left: usize) -> Result<f64> {
         let counts = [values.gt(0f64)?, values.broadcast_gt(&found)?, values.broadcast_ge(&found)?];
         let counts = counts.into_iter().map(count).collect::<Result<Vec<Tensor>>>()?;
         let answer = Tensor::cat(&[&found, &counts[0], &counts[1], &counts[2]], 0)?;
-        let answer = answer.flatten_all()?.to_vec1::<f64>()?;
-        let [found, positive, above, not_below] = answer[..] else { unreachable!("four values were asked for") };
+        let [found, positive, above, not_below] = download::<f64>(&answer)?[..] else {
+            unreachable!("four values were asked for")
+        };
         let left = left as f64;
         match () {
             () if positive <= left => return Ok(0.0),

@@ -77,7 +77,7 @@ fn loss_gradient_and_running_statistics_are_pytorchs() {
         assert_close(&name, tensor.data(), expected[&name].data());
     }
     let expected = tensors(reference.buffers_after);
-    for (name, tensor) in unflatten(executor.layout().buffers(), &executor.buffers()) {
+    for (name, tensor) in unflatten(executor.layout().buffers(), &executor.buffers().unwrap()) {
         assert_close(&name, tensor.data(), expected[&name].data());
     }
     let logits = executor.logits(&flat, &batch.images, batch.labels.len()).unwrap();
@@ -87,12 +87,12 @@ fn loss_gradient_and_running_statistics_are_pytorchs() {
 #[test]
 fn trial_losses_equal_training_losses_and_move_nothing() {
     let (_, mut executor, flat, batch) = setup();
-    let before = executor.buffers();
+    let before = executor.buffers().unwrap();
     let trial = executor.loss(&flat, &batch).unwrap();
-    assert_eq!(executor.buffers(), before);
+    assert_eq!(executor.buffers().unwrap(), before);
     let mut gradient = vec![0.0; flat.len()];
     assert_eq!(executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap(), trial);
-    assert_ne!(executor.buffers(), before);
+    assert_ne!(executor.buffers().unwrap(), before);
 }
 
 #[test]
@@ -130,6 +130,7 @@ fn graphs_that_cannot_be_trained_are_refused_by_node() {
 #[test]
 fn cuda_without_the_feature_is_an_error() {
     let (reference, executor, ..) = setup();
-    let error = CandleExecutor::new(reference.graph, executor.buffers(), DeviceKind::Cuda).unwrap_err().to_string();
+    let error =
+        CandleExecutor::new(reference.graph, executor.buffers().unwrap(), DeviceKind::Cuda).unwrap_err().to_string();
     assert!(error.contains("feature `cuda`"), "{error}");
 }

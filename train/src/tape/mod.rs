@@ -364,11 +364,12 @@ impl Executor for TapeExecutor {
         Ok(logits)
     }
 
-    fn buffers(&self) -> Vec<f32> {
-        self.running.clone()
+    fn buffers(&self) -> Result<Vec<f32>, ExecutorError> {
+        Ok(self.running.clone())
     }
 
-    fn set_buffers(&mut self, buffers: &[f32]) {
+    fn set_buffers(&mut self, buffers: &[f32]) -> Result<(), ExecutorError> {
         self.running.copy_from_slice(buffers);
+        Ok(())
     }
 }

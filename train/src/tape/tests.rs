@@ -75,7 +75,7 @@ fn losses_gradients_statistics_and_logits_are_pytorchs() {
         let (x, batch) = (parameters(&executor, |_| 0.5), batch(&r.graph, r.count));
         // Twice, so that whatever the first pass leaves in the buffers would show in the second.
         for _ in 0..2 {
-            executor.set_buffers(&fresh_buffers(&executor));
+            executor.set_buffers(&fresh_buffers(&executor)).unwrap();
             let mut gradient = vec![f32::NAN; x.len()];
             let found = executor.loss_and_gradient(&x, &batch, &mut gradient).unwrap();
             let name = r.graph.name();
@@ -95,7 +95,7 @@ fn losses_gradients_statistics_and_logits_are_pytorchs() {
                 let what = format!("{name} {}", segment.spec.name);
                 let range = segment.range.clone();
                 // Rounding of a mean is relative to the values', which are of size 1, not to the mean.
-                let found: Vec<f32> = executor.buffers()[range.clone()].iter().copied().chain([0.1]).collect();
+                let found: Vec<f32> = executor.buffers().unwrap()[range.clone()].iter().copied().chain([0.1]).collect();
                 let expected: Vec<f64> = r.buffers[range].iter().copied().chain([0.1f32.into()]).collect();
                 assert_close(&what, &found, &expected, VALUE_TOLERANCE);
             }
@@ -125,7 +125,7 @@ fn bits_do_not_depend_on_threads_or_on_the_planned_batch() {
             let x = parameters(&executor, he);
             let mut gradient = vec![0.0; x.len()];
             let loss = executor.loss_and_gradient(&x, &batch, &mut gradient).unwrap();
-            (loss, gradient, executor.buffers(), executor.logits(&x, &batch.images, 7).unwrap())
+            (loss, gradient, executor.buffers().unwrap(), executor.logits(&x, &batch.images, 7).unwrap())
         })
         .collect();
     assert!(results[0] == results[1], "one and two threads differ");
@@ -192,7 +192,7 @@ fn sparse_case(executor: &TapeExecutor, graph: &Graph) -> (Vec<f32>, Batch) {
 fn assert_is_candles(case: impl Fn(&TapeExecutor, &Graph) -> (Vec<f32>, Batch)) {
     let graph = zoo::build("resnet8", 10).unwrap();
     let mut tape = TapeExecutor::new(&graph, 17, 2).unwrap();
-    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), test_device()).unwrap();
+    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers().unwrap(), test_device()).unwrap();
     let (x, batch) = case(&tape, &graph);
     let (mut found, mut expected) = (vec![0.0; x.len()], vec![0.0; x.len()]);
     let losses = [
@@ -244,7 +244,7 @@ fn assert_frozen_is_masked(executor: &mut impl Executor, x: &[f32], batch: &Batc
 fn zeros_of_a_frozen_support_have_no_gradient() {
     let graph = zoo::build("resnet8", 10).unwrap();
     let mut tape = TapeExecutor::new(&graph, 17, 2).unwrap();
-    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers(), test_device()).unwrap();
+    let mut candle = CandleExecutor::new(graph.clone(), tape.buffers().unwrap(), test_device()).unwrap();
     let (x, sparse_batch) = sparse_case(&tape, &graph);
     assert_frozen_is_masked(&mut tape, &x, &sparse_batch);
     // Too few images for the sparse kernels.
@@ -288,15 +288,15 @@ fn only_a_gradient_step_moves_the_running_statistics() {
     let graph = zoo::build("resnet8", 10).unwrap();
     let mut executor = TapeExecutor::new(&graph, 4, 1).unwrap();
     let (x, batch) = (parameters(&executor, he), batch(&graph, 4));
-    let start = executor.buffers();
+    let start = executor.buffers().unwrap();
     assert_eq!(start, fresh_buffers(&executor));
     executor.loss(&x, &batch).unwrap();
     executor.logits(&x, &batch.images, 4).unwrap();
-    assert_eq!(executor.buffers(), start);
+    assert_eq!(executor.buffers().unwrap(), start);
     executor.loss_and_gradient(&x, &batch, &mut vec![0.0; x.len()]).unwrap();
-    assert_ne!(executor.buffers(), start);
-    executor.set_buffers(&start);
-    assert_eq!(executor.buffers(), start);
+    assert_ne!(executor.buffers().unwrap(), start);
+    executor.set_buffers(&start).unwrap();
+    assert_eq!(executor.buffers().unwrap(), start);
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Session {
         let found = [
             ("the training images are", Fingerprint::of((0..train.len()).map(|image| train.label(image)))),
             ("the parameters are", bits(&self.parameters)),
-            ("the running statistics are", bits(&self.executor.buffers())),
+            ("the running statistics are", bits(&self.executor.buffers()?)),
         ];
         for (what, fingerprint) in found {
             let mut first = fingerprint.to_le_bytes();

@@ -44,7 +44,7 @@ pub(super) fn executor(
     let threads = config.threads.expect("the configuration is resolved");
     let mut executor = TapeExecutor::new(graph, config.step_images().div_ceil(team.size()), threads)?;
     executor.set_precision(config.precision)?;
-    executor.set_buffers(&buffers);
+    executor.set_buffers(&buffers)?;
     executor.set_team(team.clone());
     Ok(Box::new(executor))
 }

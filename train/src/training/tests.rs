@@ -357,17 +357,17 @@ fn recalibration_averages_the_batches() {
         (0..3).map(|_| loader.next_batch().batch).collect()
     };
     // Running statistics of one batch at a time, from PyTorch's rule with momentum 0.1.
-    let start = executor.buffers();
+    let start = executor.buffers().unwrap();
     let mut expected = vec![0.0f64; start.len()];
     for batch in &batches {
-        executor.set_buffers(&start);
+        executor.set_buffers(&start).unwrap();
         executor.loss_and_gradient(&session.parameters, batch, &mut vec![0.0; session.parameters.len()]).unwrap();
-        for ((e, after), before) in expected.iter_mut().zip(executor.buffers()).zip(&start) {
+        for ((e, after), before) in expected.iter_mut().zip(executor.buffers().unwrap()).zip(&start) {
             *e += (f64::from(after) - 0.9 * f64::from(*before)) / 0.1 / 3.0;
         }
     }
     recalibrate(executor, &session.graph, &session.parameters, &mut session.loader, 3).unwrap();
-    for (i, (found, expected)) in executor.buffers().iter().zip(&expected).enumerate() {
+    for (i, (found, expected)) in executor.buffers().unwrap().iter().zip(&expected).enumerate() {
         assert!((f64::from(*found) - expected).abs() < 1e-5, "buffer {i}: {found}, expected {expected}");
     }
 }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::Resident;
+use super::download;
 use crate::optimizer::Layers;
 use crate::penalty::Penalty;
 use crate::trial::{HALF_ULP, Trial};
@@ -69,8 +70,8 @@ impl Model<'_> {
             (value(x)? - &after)?,
             after,
         ])?;
-        let all =
-            Tensor::cat(&[sums.flatten_all()?, extra.flatten_all()?.to_dtype(DType::F64)?], 0)?.to_vec1::<f64>()?;
+        let all: Vec<f64> =
+            download(&Tensor::cat(&[sums.flatten_all()?, extra.flatten_all()?.to_dtype(DType::F64)?], 0)?)?;
         let count = resident.nonzero.len();
         let at = |sum: usize, parameter: usize| all[sum * count + parameter];
         let sums = (0..count).map(|parameter| Sums {

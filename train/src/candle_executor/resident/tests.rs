@@ -104,7 +104,7 @@ fn compare(name: &str, settings: Settings, least: usize) -> (usize, usize) {
         assert_same(&format!("{name}: mean square"), &averages.mean_square, &host.averages().mean_square);
         assert_same(&format!("{name}: average"), &averages.parameters, &host.averages().parameters);
         assert_same(&format!("{name}: iterate"), &averages.iterate, &host.averages().iterate);
-        assert_same(&format!("{name}: running statistics"), &on_device.buffers(), &on_host.buffers());
+        assert_same(&format!("{name}: running statistics"), &on_device.buffers().unwrap(), &on_host.buffers().unwrap());
         let counts: Vec<usize> =
             segments.iter().map(|s| x[s.range.clone()].iter().filter(|x| **x != 0.0).count()).collect();
         assert_eq!(on_device.nonzero().unwrap(), counts, "{name}");

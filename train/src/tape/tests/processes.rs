@@ -37,7 +37,7 @@ fn results(graph: &Graph, team: Arc<dyn Collective>, support: Support, sparse: b
     let mut gradient = vec![f32::NAN; x.len()];
     let trial_loss = executor.loss(&x, &own).unwrap();
     let loss = executor.loss_and_gradient(&x, &own, &mut gradient).unwrap();
-    Results { loss, trial_loss, gradient, buffers: executor.buffers() }
+    Results { loss, trial_loss, gradient, buffers: executor.buffers().unwrap() }
 }
 
 #[track_caller]

@@ -1,6 +1,8 @@
 //! Runs that go wrong, or nearly: what they say, and what they leave.
 
 use super::*;
+use crate::candle_executor::transfer::watch;
+use crate::config::ExecutorKind;
 use crate::executor::Support;
 
 #[test]
@@ -43,11 +45,13 @@ impl Executor for Uphill {
         Ok(vec![0.0; count * 10])
     }
 
-    fn buffers(&self) -> Vec<f32> {
-        vec![0.0; self.0.buffers_len()]
+    fn buffers(&self) -> Result<Vec<f32>, ExecutorError> {
+        Ok(vec![0.0; self.0.buffers_len()])
     }
 
-    fn set_buffers(&mut self, _: &[f32]) {}
+    fn set_buffers(&mut self, _: &[f32]) -> Result<(), ExecutorError> {
+        Ok(())
+    }
 }
 
 #[test]
@@ -58,6 +62,39 @@ fn endless_rejection_is_divergence() {
     let error = session.run(&mut (), &AtomicBool::new(false)).unwrap_err();
     assert_eq!(error.exit_code(), 5);
     assert!(error.to_string().contains("100 steps rejected in a row up to step 100"), "{error}");
+}
+
+#[test]
+fn a_device_that_fails_ends_the_run_in_one_line_and_keeps_the_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |name: &str| {
+        let base = Config { debias: None, share: None, lambda: None, ..config(&folder.path().join(name)) };
+        let steps = Config { sparsity: Some(0.5), test_every: Some(2), control: None, epochs: 2, ..base };
+        Config { executor: ExecutorKind::Candle, ..steps }.resolve().unwrap()
+    };
+    let straight = finish(fresh(&on("straight")));
+    let mut checkpoints = 0;
+    for copies in (0..).step_by(13) {
+        let config = on(&copies.to_string());
+        watch::fail_after(Some(copies));
+        let outcome = started(&config).and_then(|session| session.run(&mut (), &AtomicBool::new(false)));
+        watch::fail_after(None);
+        let Err(error) = outcome else { break };
+        let run = config.runs.join("run");
+        let last = RunFolder::open(&run).unwrap().0.checkpoints().unwrap().pop();
+        let kept = last.as_ref().map_or("no checkpoint was written".into(), |path| {
+            checkpoints += 1;
+            format!("the last checkpoint is {}", path.display())
+        });
+        let expected = format!("candle executor: {}; a smaller batch_size needs less; {kept}", watch::PROBLEM);
+        let early = matches!(error, TrainError::Executor(_));
+        assert!(error.to_string() == expected || early && expected.starts_with(&error.to_string()), "{error}");
+        assert_eq!(error.exit_code(), 1, "{error}");
+        if last.is_some() && checkpoints % 4 == 1 {
+            assert!(traces(&finish(reopened(&run).unwrap())) == traces(&straight), "after {copies} copies");
+        }
+    }
+    assert!(checkpoints > 3, "{checkpoints}");
 }
 
 #[test]
