@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use sr2_formats::CsrMatrix;
-use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Threads, Weights, Window};
-use sr2_models::{BatchNormalization, CompressedModel, Pool, Weight};
+use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Threads, Weights};
+use sr2_models::{BatchNormalization, CompressedModel, Weight};
 
 use crate::decisions::{Cut, Decisions};
 use crate::fuse::{Kind, Layer, Layers};
@@ -94,8 +94,8 @@ impl<'a> Compiler<'a> {
             Kind::Combination(combination) => self.builder.combine(x, of[layer.inputs[1]], y, combination),
             Kind::Pad(pad) => self.builder.border(x, y, [pad.pads[0], pad.pads[1]], pad.value),
             Kind::Concat => self.concat(layer),
-            Kind::MaxPool(pool) => self.builder.pool(x, y, Pooling::Max, window(pool)),
-            Kind::AveragePool(pool) => self.builder.pool(x, y, Pooling::Average, window(pool)),
+            Kind::MaxPool(pool) => self.builder.pool(x, y, Pooling::Max, cost::pool_window(pool)),
+            Kind::AveragePool(pool) => self.builder.pool(x, y, Pooling::Average, cost::pool_window(pool)),
             Kind::GlobalAverage => self.builder.global_average(x, y),
             Kind::Flatten => self.builder.flatten(x, y),
             Kind::Softmax => self.builder.softmax(x, y),
@@ -208,8 +208,4 @@ fn dense(weight: Weight<'_>) -> Cow<'_, [f32]> {
         Weight::Dense(tensor) => Cow::Borrowed(tensor.data()),
         Weight::Sparse(parameter) => Cow::Owned(parameter.to_dense().into_data()),
     }
-}
-
-fn window(pool: &Pool) -> Window {
-    Window { kernel: pool.kernel, stride: pool.stride, pads: pool.pads, dilation: pool.dilation }
 }

@@ -1,7 +1,7 @@
 //! When a layer is faster sparse than dense.
 
 use sr2_kernels::{Conv, Isa, NO_CLIP, Plane, Window};
-use sr2_models::{CompressedModel, ValueId};
+use sr2_models::{CompressedModel, Pool, ValueId};
 
 use crate::fuse::{Kind, Layer};
 use crate::memory;
@@ -60,6 +60,11 @@ pub(crate) fn linear_is_sparse([nnz, all]: [usize; 2], isa: Isa) -> bool {
 /// The window of a convolution.
 pub(crate) fn window(conv: &sr2_models::Conv) -> Window {
     Window { kernel: conv.kernel, stride: conv.stride, pads: conv.pads, dilation: conv.dilation }
+}
+
+/// The window of a pooling.
+pub(crate) fn pool_window(pool: &Pool) -> Window {
+    Window { kernel: pool.kernel, stride: pool.stride, pads: pool.pads, dilation: pool.dilation }
 }
 
 /// Whether a convolution from so many channels has a kernel of its own for dense weights.
@@ -125,7 +130,8 @@ const TILE: usize = 12;
 /// around it then leave the first-level cache sooner than those of one image.
 const AROUND: f64 = 1.4;
 
-/// Time of a vector of images, and of a value of one image, of a pooling, in multiply-adds of a vector.
+/// Time of a vector of outputs, and of an output where there is no vector of them, of a pooling, in multiply-adds of a
+/// vector.
 const POOLING: [f64; 2] = [16.0, 8.0];
 
 /// Time of a value handed on to a vector of images, where it stays in a cache and where it does not, in multiply-adds
@@ -152,8 +158,13 @@ pub(crate) fn of_layer(model: &CompressedModel, layer: &Layer<'_>, sparse: bool,
                 (false, _) => all as f64 / SPARSE_OVER_DENSE,
             }
         }
-        Kind::MaxPool(_) | Kind::AveragePool(_) if lanes == 1 => POOLING[1] * values(layer.output) as f64,
-        Kind::MaxPool(_) | Kind::AveragePool(_) => POOLING[0] * vectors(values(layer.output), isa) as f64,
+        Kind::MaxPool(pool) | Kind::AveragePool(pool) => {
+            let [from, to] = [layer.inputs[0], layer.output].map(|value| [1, 2].map(|axis| graph.shape(value)[axis]));
+            match lanes {
+                1 if !pool_window(pool).halves(from, to, isa.lanes()) => POOLING[1] * values(layer.output) as f64,
+                _ => POOLING[0] * vectors(values(layer.output), isa) as f64,
+            }
+        }
         _ => vectors(touched, isa) as f64,
     };
     passes * (computing + streaming)
@@ -175,11 +186,12 @@ fn of_convolution(
     let is_aligned = !sparse && lanes == 1 && is_aligned_depthwise(conv, x, y, isa);
     let has_gaps = is_direct && !is_aligned && !isa.holds_rows(y[2]);
     let run = if has_gaps { y[2].saturating_add(pad) } else { y[2] };
+    let inside = without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);
     let tap = if lanes == 1 {
         let vectors = vectors(y[1].saturating_mul(run), isa);
         vectors as f64 + TAP * vectors.div_ceil(TILE) as f64
     } else {
-        let reading = match without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse) {
+        let reading = match inside {
             Some(inside) => inside * AROUND,
             None if conv.kernel == [1, 1] => 1.0,
             None => AROUND,
@@ -190,7 +202,7 @@ fn of_convolution(
         true => (weight.nnz() as f64, 8.0 * weight.nnz() as f64),
         false => (all / SPARSE_OVER_DENSE * dense_share(conv, x, y, isa, lanes), 4.0 * all),
     };
-    let arranging = if is_direct || is_aligned {
+    let arranging = if is_direct || is_aligned || inside.is_some() {
         0.0
     } else {
         let panels = (0..2).map(|axis| conv.kernel[axis].min(conv.stride[axis]) as f64).product::<f64>();

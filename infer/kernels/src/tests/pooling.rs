@@ -22,18 +22,20 @@ pub(super) fn dilated_pool_f32() {
 }
 
 fn test(windows: &[Window]) {
-    for (width, window) in edges().chain([70]).flat_map(|width| windows.iter().map(move |window| (width, *window))) {
-        let size = [7, width];
+    let halved = [[2, 16], [4, 16], [6, 8], [4, 32], [2, 96], [8, 4]];
+    let sizes = edges().chain([70]).map(|width| [7, width]).chain(halved);
+    for (size, window) in sizes.flat_map(|size| windows.iter().map(move |window| (size, *window))) {
+        let values = size[0] * size[1];
         let Some([rows, cols]) = window.positions(size) else { continue };
         for pooling in [Pooling::Max, Pooling::Average] {
             let steps = |b: &mut ProgramBuilder| _ = b.pool(0, 1, pooling, window);
             let expected = |image: &[f32]| -> Vec<Expected> {
                 let outputs = (0..3).flat_map(|c| (0..rows).flat_map(move |r| (0..cols).map(move |col| (c, r, col))));
-                outputs.map(|(c, r, col)| pooled(pooling, &window, &image[c * 7 * width..], size, [r, col])).collect()
+                outputs.map(|(c, r, col)| pooled(pooling, &window, &image[c * values..], size, [r, col])).collect()
             };
-            let buffers: [&[usize]; 2] = [&[3, 7, width], &[3, rows, cols]];
+            let buffers: [&[usize]; 2] = [&[3, size[0], size[1]], &[3, rows, cols]];
             let twin = Twin { buffers: &buffers, steps: &steps, expected: &expected, range: 1.0 };
-            twin.check(&(width, window, pooling));
+            twin.check(&(size, window, pooling));
         }
     }
 }
