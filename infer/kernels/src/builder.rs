@@ -217,7 +217,9 @@ impl ProgramBuilder {
         let read = if by_rows { to.plane.height() * of_rows * vectors } else { flat };
         let is_masked = matches!(weights, Weights::Dense(_)) && window.is_masked(&from.plane, &to.plane);
         let by_maps = matches!(weights, Weights::Sparse(_)) && window.is_by_maps(&from.plane, &to.plane, self.isa);
-        let source = if !by_maps && !by_rows && !is_masked && window.is_direct(&from.plane, &to.plane) {
+        let source = if by_maps {
+            Source::maps(&window, &from, &to.plane)
+        } else if !by_rows && !is_masked && window.is_direct(&from.plane, &to.plane) {
             let source = Source::direct(&window, &from);
             let end = x_start + from.channels * from.plane.stride() + ALIGN;
             assert!(
@@ -227,10 +229,9 @@ impl ProgramBuilder {
             source
         } else {
             let (y, scratch) = (&to.plane, Scratch { start: self.scratch, isa: self.isa });
-            let (source, step) = match (by_maps, by_rows, is_masked) {
-                (true, ..) => Source::maps(&window, &from, y, scratch),
-                (_, true, _) => Source::rows(&window, &from, y, of_rows * vectors, scratch),
-                (.., true) => Source::masked(&window, &from, y, scratch),
+            let (source, step) = match (by_rows, is_masked) {
+                (true, _) => Source::rows(&window, &from, y, of_rows * vectors, scratch),
+                (_, true) => Source::masked(&window, &from, y, scratch),
                 _ => Source::arranged(&window, &from, y, scratch),
             };
             if let Some(step) = step {
@@ -280,11 +281,12 @@ impl ProgramBuilder {
                 let tiles = grid.tiles(lanes, size[1], [rows, size[1]]);
                 let columns = window.kernel[1];
                 let group = |k| map_conv::group([window.place(0, k / columns).1, window.place(1, k % columns).1]);
-                let taps = if window.stride == [1, 1] { 35 } else { 12 };
+                let taps = if window.stride == [1, 1] { 35 } else { 20 };
                 let blocking = Blocking { tile_bytes: 48 << 10, taps, in_flight: 1, parts: map_conv::GROUPS };
                 let (taps, blocks, cumulative) = layer.sparse(matrix, &tiles[0], lanes, blocking, group);
                 let bias = layer.bias;
-                let conv = MapConv { x, y, residual, stride, tiles, taps, blocks, bias, clip, cumulative };
+                let step = window.stride[0];
+                let conv = MapConv { x, y, residual, stride, step, tiles, taps, blocks, bias, clip, cumulative };
                 self.push(Step::MapConv(conv));
             }
             Weights::Sparse(matrix) => {

@@ -13,7 +13,8 @@ use crate::simd::{Kernel, Vector};
 use crate::sparse_conv::{Tap, add_from, each, in_flight, prefetch, store, total};
 use crate::step::Call;
 
-/// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position around in planes without padding.
+/// The same sum as [`crate::sparse_conv::SparseConv`], for taps at most one position around in planes without padding, that
+/// of `x` `step` times as high and wide as that of `y`.
 #[derive(Debug)]
 pub(crate) struct MapConv {
     /// Offsets in the arena: taps are relative to `x`, which wraps around below 0, as taps reach up to a row and a
@@ -22,6 +23,8 @@ pub(crate) struct MapConv {
     pub(crate) y: usize,
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
+    /// Positions of `x` from one output to the next: 1 or 2, down and right.
+    pub(crate) step: usize,
     /// Whole rows of a map, from its top to its bottom.
     pub(crate) tiles: Vec<Tile>,
     /// Taps by block of input channels, then by output channel, then by group.
@@ -65,16 +68,17 @@ impl Kernel for Call<'_, MapConv> {
                 // SAFETY: the tile is whole rows of the map.
                 unsafe {
                     macro_rules! shapes {
-                        ($($rows:literal $width:literal,)*) => {
-                            match (s.tiles[tile].rows, s.tiles[tile].vectors) {
-                                $(($rows, $width) => {
-                                    self.channels::<V, $rows, $width, { in_flight($rows, $width) }>(block, channels, tile)
+                        ($($step:literal $rows:literal $width:literal,)*) => {
+                            match (s.step, s.tiles[tile].rows, s.tiles[tile].vectors) {
+                                $(($step, $rows, $width) => {
+                                    const U: usize = in_flight($rows, $width);
+                                    self.channels::<V, $step, $rows, $width, U>(block, channels, tile)
                                 })*
-                                (rows, width) => unreachable!("a tile of {rows} x {width} vectors"),
+                                (step, rows, width) => unreachable!("a tile of {rows} x {width} vectors, step {step}"),
                             }
                         };
                     }
-                    shapes! { 1 8, 2 8, 2 4, 4 4, 2 2, }
+                    shapes! { 1 1 8, 1 2 8, 1 2 4, 1 4 4, 1 2 2, 2 1 8, 2 2 8, 2 2 4, 2 4 4, 2 2 2, }
                 }
             }
         }
@@ -88,7 +92,7 @@ impl Call<'_, MapConv> {
     /// # Safety
     /// The tile must be whole rows of the map.
     #[inline(always)]
-    unsafe fn channels<V: Vector, const R: usize, const W: usize, const U: usize>(
+    unsafe fn channels<V: Vector, const S: usize, const R: usize, const W: usize, const U: usize>(
         &self,
         block: usize,
         channels: Range<usize>,
@@ -101,7 +105,7 @@ impl Call<'_, MapConv> {
         // SAFETY: the program checked that every tap of an output inside the map, every row and residual lies inside its
         // buffer, that `y` overlaps none of the others, and gave this thread channels or tiles of its own.
         unsafe {
-            let x = self.site.arena.cast_const().wrapping_add(s.x).wrapping_add(at);
+            let x = self.site.arena.cast_const().wrapping_add(s.x).wrapping_add(S * S * at);
             for channel in channels {
                 let y = self.site.arena.add(s.y + channel * s.stride + at);
                 let mut sums = [[[V::splat(0.0); W]; R]; U];
@@ -110,9 +114,9 @@ impl Call<'_, MapConv> {
                         let from = channel * GROUPS + group([-1, $right]);
                         let [up, level, down, end] = std::array::from_fn(|i| *starts.get_unchecked(from + i) as usize);
                         let (inside, outside) = (if top { level } else { up }, if bottom { down } else { end });
-                        add_taps::<V, R, W, U, $right, 1, 0>(s.taps.get_unchecked(up..inside), x, &mut sums);
-                        add_taps::<V, R, W, U, $right, 0, 0>(s.taps.get_unchecked(inside..outside), x, &mut sums);
-                        add_taps::<V, R, W, U, $right, 0, 1>(s.taps.get_unchecked(outside..end), x, &mut sums);
+                        add_taps::<V, S, R, W, U, $right, 1, 0>(s.taps.get_unchecked(up..inside), x, &mut sums);
+                        add_taps::<V, S, R, W, U, $right, 0, 0>(s.taps.get_unchecked(inside..outside), x, &mut sums);
+                        add_taps::<V, S, R, W, U, $right, 0, 1>(s.taps.get_unchecked(outside..end), x, &mut sums);
                     };
                 }
                 side!(-1);
@@ -138,7 +142,7 @@ impl Call<'_, MapConv> {
     }
 }
 
-/// Adds the products of taps that reach `RIGHT` positions to the side, to the outputs whose tap is inside: all rows of
+/// Adds the products of taps, `S` positions down and right from one output to the next, that reach `RIGHT` positions to the side, to the outputs whose tap is inside: all rows of
 /// the tile but the first `TOP` and the last `BOTTOM`.
 ///
 /// # Safety
@@ -146,6 +150,7 @@ impl Call<'_, MapConv> {
 #[inline(always)]
 pub(crate) unsafe fn add_taps<
     V: Vector,
+    const S: usize,
     const R: usize,
     const W: usize,
     const U: usize,
@@ -163,11 +168,11 @@ pub(crate) unsafe fn add_taps<
         let (chunks, rest) = taps.as_chunks::<U>();
         for chunk in chunks {
             for (tap, sums) in chunk.iter().zip(sums.iter_mut()) {
-                add_tap::<V, R, W, RIGHT, TOP, BOTTOM>(tap, x, sums);
+                add_tap::<V, S, R, W, RIGHT, TOP, BOTTOM>(tap, x, sums);
             }
         }
         for tap in rest {
-            add_tap::<V, R, W, RIGHT, TOP, BOTTOM>(tap, x, &mut sums[0]);
+            add_tap::<V, S, R, W, RIGHT, TOP, BOTTOM>(tap, x, &mut sums[0]);
         }
     }
 }
@@ -179,6 +184,7 @@ pub(crate) unsafe fn add_taps<
 #[inline(always)]
 unsafe fn add_tap<
     V: Vector,
+    const S: usize,
     const R: usize,
     const W: usize,
     const RIGHT: isize,
@@ -195,7 +201,7 @@ unsafe fn add_tap<
         for (r, sums) in sums.iter_mut().enumerate().take(R - BOTTOM).skip(TOP) {
             for (c, sum) in sums.iter_mut().enumerate() {
                 if (0..W as isize).contains(&(c as isize + RIGHT)) {
-                    *sum = V::load(x.wrapping_add((r * W + c) * V::LANES)).mul_add(weight, *sum);
+                    *sum = V::load(x.wrapping_add(S * (r * S * W + c) * V::LANES)).mul_add(weight, *sum);
                 }
             }
         }

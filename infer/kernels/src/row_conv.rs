@@ -153,6 +153,6 @@ unsafe fn with_taps<V: Vector, const R: usize, const C: usize>(
 ) -> [[V; C]; R] {
     let mut sums = [sums];
     // SAFETY: the caller's promise.
-    unsafe { add_taps::<V, R, C, 1, 0, 0, 0>(taps, x, &mut sums) };
+    unsafe { add_taps::<V, 1, R, C, 1, 0, 0, 0>(taps, x, &mut sums) };
     sums[0]
 }

@@ -11,35 +11,82 @@ pub(crate) struct Select {
     pub(crate) channels: usize,
     pub(crate) to: usize,
     pub(crate) stride: usize,
-    /// For each vector of a channel's panels what it consists of.
-    pub(crate) vectors: Vec<Vec<Pick>>,
+    pub(crate) moves: Moves,
+}
+
+/// What the vectors of a channel's panels consist of.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// Vectors that hold every second value of two vectors.
+    halved: Vec<Halved>,
+    /// The other vectors, by their numbers.
+    picked: Vec<(usize, Vec<Pick>)>,
+}
+
+/// Two vectors of a channel, from the start of its plane, and to which vectors their even and their odd lanes go.
+#[derive(Debug, Clone)]
+struct Halved {
+    from: [usize; 2],
+    to: [Option<usize>; 2],
 }
 
 /// Values of one vector of a channel.
 #[derive(Debug, Clone)]
-pub(crate) struct Pick {
+struct Pick {
     /// Where the vector starts, from the start of the channel's plane.
     from: usize,
     /// For each lane which one of the vector it takes, or -1 for none.
     lanes: [i32; 16],
 }
 
-/// What each vector of `lanes` values consists of, where `sources` says where in a channel each value lies, if it is not
-/// a zero. The last vector may reach past them.
-pub(crate) fn picks(sources: &[Option<usize>], lanes: usize) -> Vec<Vec<Pick>> {
-    let of_vector = |sources: &[Option<usize>]| {
-        let mut picks: Vec<Pick> = Vec::new();
-        for (lane, source) in sources.iter().enumerate().filter_map(|(lane, source)| Some((lane, (*source)?))) {
-            let from = source / lanes * lanes;
-            let at = picks.iter().position(|pick| pick.from == from).unwrap_or_else(|| {
-                picks.push(Pick { from, lanes: [-1; 16] });
-                picks.len() - 1
+impl Moves {
+    /// For vectors of `lanes` values, where `sources` says where in a channel each value lies, if it is not a zero. The last
+    /// vector may reach past them.
+    pub(crate) fn new(sources: &[Option<usize>], lanes: usize) -> Self {
+        let mut moves = Self::default();
+        for (i, sources) in sources.chunks(lanes).enumerate() {
+            let Some((from, odd)) = halves(sources, lanes) else {
+                moves.picked.push((i, picks(sources, lanes)));
+                continue;
+            };
+            let free = moves.halved.iter().position(|halved| halved.from == from && halved.to[odd].is_none());
+            let at = free.unwrap_or_else(|| {
+                moves.halved.push(Halved { from, to: [None; 2] });
+                moves.halved.len() - 1
             });
-            picks[at].lanes[lane] = (source - from) as i32;
+            moves.halved[at].to[odd] = Some(i);
         }
-        picks
-    };
-    sources.chunks(lanes).map(of_vector).collect()
+        moves
+    }
+
+    /// Vectors that are put together lane by lane.
+    pub(crate) fn picks(&self) -> usize {
+        self.picked.iter().map(|(_, picks)| picks.len()).sum()
+    }
+}
+
+/// The two vectors of whose even lanes, or of whose odd ones (1), a vector consists.
+fn halves(sources: &[Option<usize>], lanes: usize) -> Option<([usize; 2], usize)> {
+    let half = lanes / 2;
+    let from = [sources[0]?, (*sources.get(half)?)?];
+    let odd = from[0] % lanes;
+    let follows = |(i, source): (usize, &Option<usize>)| *source == Some(from[i / half] + i % half * 2);
+    let is_halved =
+        odd < 2 && from[1] % lanes == odd && sources.len() == lanes && sources.iter().enumerate().all(follows);
+    is_halved.then(|| (from.map(|from| from - odd), odd))
+}
+
+fn picks(sources: &[Option<usize>], lanes: usize) -> Vec<Pick> {
+    let mut picks: Vec<Pick> = Vec::new();
+    for (lane, source) in sources.iter().enumerate().filter_map(|(lane, source)| Some((lane, (*source)?))) {
+        let from = source / lanes * lanes;
+        let at = picks.iter().position(|pick| pick.from == from).unwrap_or_else(|| {
+            picks.push(Pick { from, lanes: [-1; 16] });
+            picks.len() - 1
+        });
+        picks[at].lanes[lane] = (source - from) as i32;
+    }
+    picks
 }
 
 impl Kernel for Call<'_, Select> {
@@ -52,7 +99,16 @@ impl Kernel for Call<'_, Select> {
             unsafe {
                 let from = self.site.arena.add(s.x_start + channel * s.x_stride).cast_const();
                 let to = self.site.arena.add(s.to + channel * s.stride);
-                for (i, picks) in s.vectors.iter().enumerate() {
+                for Halved { from: sources, to: [even, odd] } in &s.moves.halved {
+                    let [a, b] = sources.map(|source| V::load(from.add(source)));
+                    if let Some(i) = even {
+                        a.even(b).store(to.add(i * V::LANES));
+                    }
+                    if let Some(i) = odd {
+                        a.odd(b).store(to.add(i * V::LANES));
+                    }
+                }
+                for (i, picks) in &s.moves.picked {
                     let mut vector = V::splat(0.0);
                     for pick in picks {
                         vector = vector.add(V::load(from.add(pick.from)).select(pick.lanes.as_ptr()));

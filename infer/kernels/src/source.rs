@@ -4,7 +4,7 @@ use crate::Isa;
 use crate::arrange::{Arrange, runs};
 use crate::plane::{ALIGN, Place, Plane, odd_lines};
 use crate::registry::Step;
-use crate::select::{Select, picks};
+use crate::select::{Moves, Select};
 use crate::window::{MASKED, Window};
 
 /// Where the taps of a convolution lie: tap `k` (row-major in the kernel) of input channel `c` of flat output value
@@ -76,26 +76,29 @@ impl Source {
         (source, step)
     }
 
-    /// As [`Source::direct`], or for a stride of more than 1 from `scratch`, where the returned step first puts, for every
-    /// row and column phase of the stride, the positions it reads as a map of the output's size. The place of a tap that
-    /// reaches out of a map is that of a neighbouring row or channel: for [`crate::map_conv`].
-    pub(crate) fn maps(window: &Window, x: &Place, y: &Plane, scratch: Scratch) -> (Self, Option<Step>) {
-        let (phases, pitch) = (Phases::of(window), y.width() * y.lanes());
+    /// Reads `x` itself, whose planes have no padding: the place of a tap that reaches out of a map is that of a
+    /// neighbouring row or channel. For [`crate::map_conv`].
+    pub(crate) fn maps(window: &Window, x: &Place, y: &Plane) -> Self {
+        let (lanes, pitch, stride) = (x.plane.lanes(), x.plane.width() * x.plane.lanes(), window.stride[0]);
         // So that no place is below 0.
-        let origin = pitch + y.lanes();
-        let taps = phases.taps(window, y.values(), |[down, right]| {
-            origin.wrapping_add_signed(down * pitch as isize + right * y.lanes() as isize)
-        });
-        let source = |start: usize, channel| {
-            let (reach, panels) = ([2.min(y.height() - 1), 0], phases.panels());
-            Self { base: start.wrapping_sub(origin), channel, taps, reach, pitch, panels }
+        let origin = stride * (pitch + lanes);
+        let [rows, columns] = window.kernel;
+        let place = |axis: usize, k: usize| {
+            let (phase, reach) = window.place(axis, k);
+            reach * stride as isize + phase as isize
         };
-        if window.stride == [1, 1] {
-            return (source(x.row(0, 0), x.plane.stride()), None);
+        let tap = |k: usize| place(0, k / columns) * pitch as isize + place(1, k % columns) * lanes as isize;
+        let taps = (0..rows * columns).map(|k| origin.wrapping_add_signed(tap(k))).collect();
+        let reach = [2.min(y.height() - 1), 0];
+        let base = x.row(0, 0).wrapping_sub(origin);
+        Self {
+            base,
+            channel: x.plane.stride(),
+            taps,
+            reach,
+            pitch: y.width() * lanes,
+            panels: Phases::of(window).panels(),
         }
-        let sources = phases.sources(window, &x.plane, [0, y.height()], y.width());
-        let (channel, step) = scratch.rearrange(x, &sources, window.stride[1]);
-        (source(scratch.start, channel), Some(step))
     }
 
     /// Reads `scratch`, where the returned step first puts the input positions in the order in which the outputs need
@@ -189,11 +192,11 @@ impl Scratch {
         let stride = odd_lines(sources.len() * plane.lanes() + room);
         let to = self.start;
         if plane.lanes() == 1 {
-            let vectors = picks(sources, self.isa.lanes());
-            if vectors.iter().map(Vec::len).sum::<usize>() <= PICKS {
+            let moves = Moves::new(sources, self.isa.lanes());
+            if moves.picks() <= PICKS {
                 return (
                     stride,
-                    Step::Select(Select { x_start, x_stride: plane.stride(), channels, to, stride, vectors }),
+                    Step::Select(Select { x_start, x_stride: plane.stride(), channels, to, stride, moves }),
                 );
             }
         }

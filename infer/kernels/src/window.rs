@@ -79,9 +79,10 @@ impl Window {
     /// Whether there is a sparse kernel from `x` to `y`, planes of a vector of images, that leaves out the padding.
     pub fn is_by_maps(&self, x: &Plane, y: &Plane, isa: Isa) -> bool {
         y.lanes() > 1
-            && y.pad() == 0
-            && self.kernel != [1, 1]
-            && (self.stride != [1, 1] || x == y)
+            && [x, y].iter().all(|plane| (plane.pad(), plane.gap()) == (0, 0))
+            && (self.kernel, self.stride) != ([1, 1], [1, 1])
+            && (self.stride == [1, 1] || self.stride == [2, 2])
+            && [x.height(), x.width()] == [y.height(), y.width()].map(|size| size * self.stride[0])
             && map_conv::rows_of_tile(isa, [y.height(), y.width()]).is_some()
             && self.reaches_at_most(1, 0, x.height(), y.height())
             && self.reaches_at_most(1, 1, x.width(), y.width())

@@ -142,7 +142,9 @@ fn cases_of_maps(size: [usize; 2]) -> Vec<Case> {
     let strided = Window { stride: [2, 2], ..SAME };
     cases.push(case([3, 4], even, strided, 0.4));
     cases.push(Case { residual: true, ..case([3, 4], odd, strided, 0.4) });
-    cases.push(case([3, 4], even, Window { kernel: [2, 2], pads: [0; 4], ..strided }, 0.4));
+    for (kernel, pads) in [([1, 1], [0; 4]), ([2, 2], [0; 4]), ([4, 4], [2, 2, 1, 1]), ([4, 4], [1, 1, 2, 2])] {
+        cases.push(Case { residual: true, ..case([3, 4], even, Window { kernel, pads, ..strided }, 0.4) });
+    }
     cases.push(case([3, 4], [size[0], even[1]], Window { stride: [1, 2], ..SAME }, 0.4));
     if size[0] == size[1] {
         for sparsity in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0] {
