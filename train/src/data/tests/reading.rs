@@ -305,6 +305,27 @@ fn read_broken_parquet_files() {
     }
 }
 
+/// `checksums.py` has made the file. Without checksums a flip within an image, or to another class, would not show.
+#[test]
+fn no_flip_goes_unnoticed_in_pages_with_checksums() {
+    let good = include_bytes!("checksums.parquet");
+    let expected = load_test(CIFAR10, "test.parquet", good).unwrap();
+    assert_eq!(expected.labels(), [3, 8, 8, 0]);
+    let mut refused = 0;
+    for byte in 0..good.len() {
+        let mut bad = good.to_vec();
+        bad[byte] ^= 1 << (byte % 8);
+        match load_test(CIFAR10, "test.parquet", &bad) {
+            Ok(found) => assert!(found == expected, "byte {byte}"),
+            Err(error) => {
+                assert_eq!(error.to_string().lines().count(), 1, "{error}");
+                refused += usize::from(error.to_string().contains("checksum mismatch"));
+            }
+        }
+    }
+    assert!(refused > good.len() / 2, "{refused}");
+}
+
 /// As above for single images; where the flip leaves a valid JPEG, any pixels will do.
 #[test]
 fn no_bytes_make_the_image_decoders_panic() {
