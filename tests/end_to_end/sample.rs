@@ -103,7 +103,7 @@ pub fn pruned() -> &'static Pruned {
         let folder = shared_folder("pruned");
         let train = ["train", "--network", "resnet8", "--data", DATA, "--epochs", "2", "--batch-size", "50"];
         let mut train = sr2(&folder, &train);
-        train.args(["--penalty", "l0", "--lambda", "4e-3", "--format", "json"]);
+        train.args(["--penalty", "l0", "--lambda", "4e-3", "--tensorboard", "--format", "json"]);
         let train = json(train);
         let export = json(sr2(&folder, &["export", "--format", "json"]));
         Pruned { folder, train, export }
