@@ -221,17 +221,22 @@ impl CandleExecutor {
         Ok(cross_entropy(&download(&logits)?, &batch.labels, logits.dim(1)?, None))
     }
 
+    /// The network's tensors on the device, running statistics too.
+    fn network(&self, parameters: &[f32]) -> candle_core::Result<HashMap<String, Tensor>> {
+        let mut tensors = self.named(tensors(self.layout.trainable(), parameters, &self.device)?);
+        let buffers = self.layout.buffers().iter().map(|s| s.spec.name.clone());
+        tensors.extend(buffers.zip(self.running.iter().cloned()));
+        Ok(tensors)
+    }
+
     fn try_logits(
         &self,
-        parameters: &[f32],
+        network: &HashMap<String, Tensor>,
         images: &[f32],
         count: usize,
         mode: Mode,
     ) -> candle_core::Result<Vec<f32>> {
-        let mut tensors = self.named(tensors(self.layout.trainable(), parameters, &self.device)?);
-        let buffers = self.layout.buffers().iter().map(|s| s.spec.name.clone());
-        tensors.extend(buffers.zip(self.running.iter().cloned()));
-        let (logits, _) = self.forward(&tensors, self.images(images, count)?, mode)?;
+        let (logits, _) = self.forward(network, self.images(images, count)?, mode)?;
         download(&logits)
     }
 }
@@ -256,12 +261,28 @@ impl Executor for CandleExecutor {
 
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError> {
         let count = batch.labels.len();
-        let logits = self.try_logits(parameters, &batch.images, count, Mode::Training).map_err(failed)?;
+        let network = self.network(parameters).map_err(failed)?;
+        let logits = self.try_logits(&network, &batch.images, count, Mode::Training).map_err(failed)?;
         Ok(cross_entropy(&logits, &batch.labels, self.graph.output_shape()[0], None))
     }
 
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
-        self.try_logits(parameters, images, count, Mode::Inference).map_err(failed)
+        let network = self.network(parameters).map_err(failed)?;
+        self.try_logits(&network, images, count, Mode::Inference).map_err(failed)
+    }
+
+    fn logits_of_each(
+        &mut self,
+        parameters: &[f32],
+        batches: &mut dyn Iterator<Item = Batch>,
+        take: &mut dyn FnMut(&Batch, &[f32]),
+    ) -> Result<(), ExecutorError> {
+        let network = self.network(parameters).map_err(failed)?;
+        for batch in batches {
+            let logits = self.try_logits(&network, &batch.images, batch.labels.len(), Mode::Inference);
+            take(&batch, &logits.map_err(failed)?);
+        }
+        Ok(())
     }
 
     fn buffers(&self) -> Result<Vec<f32>, ExecutorError> {

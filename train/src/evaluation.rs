@@ -25,13 +25,13 @@ pub fn evaluate(
     team: &dyn Collective,
 ) -> Result<Evaluation, ExecutorError> {
     let (mut loss, mut correct) = (0.0, 0);
-    for batch in EvaluationBatches::new(dataset, batch_size).skip(team.rank()).step_by(team.size()) {
+    let mut batches = EvaluationBatches::new(dataset, batch_size).skip(team.rank()).step_by(team.size());
+    executor.logits_of_each(parameters, &mut batches, &mut |batch, logits| {
         let count = batch.labels.len();
-        let logits = executor.logits(parameters, &batch.images, count)?;
-        let result = cross_entropy(&logits, &batch.labels, logits.len() / count, None);
+        let result = cross_entropy(logits, &batch.labels, logits.len() / count, None);
         loss += result.loss * count as f64;
         correct += result.correct;
-    }
+    })?;
     let mut sums = [loss, correct as f64];
     team.sum_f64(&mut sums);
     let [loss, accuracy] = sums.map(|sum| sum / dataset.len() as f64);

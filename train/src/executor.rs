@@ -88,6 +88,19 @@ pub trait Executor {
     /// Logits `[count, classes]` at `parameters`, batch norm with the running statistics.
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError>;
 
+    /// [`Executor::logits`] of batch after batch; `take` gets each batch with its own.
+    fn logits_of_each(
+        &mut self,
+        parameters: &[f32],
+        batches: &mut dyn Iterator<Item = Batch>,
+        take: &mut dyn FnMut(&Batch, &[f32]),
+    ) -> Result<(), ExecutorError> {
+        for batch in batches {
+            take(&batch, &self.logits(parameters, &batch.images, batch.labels.len())?);
+        }
+        Ok(())
+    }
+
     /// The running statistics, in the order of [`ParameterLayout::buffers`].
     fn buffers(&self) -> Result<Vec<f32>, ExecutorError>;
 

@@ -130,11 +130,16 @@ impl Sr2 {
         }
     }
 
+    /// Whether the next step is tested, from whatever point.
+    pub fn surely_tests(&self, state: &State) -> bool {
+        let turn = state.step == 0 || (state.step + 1).is_multiple_of(self.test_every);
+        turn || state.rejections_in_a_row > 0
+    }
+
     /// Whether the next step, from a point with this loss, is tested.
     pub fn tests(&self, state: &State, loss: f64, trial: &Trial) -> bool {
-        let turn = state.step == 0 || (state.step + 1).is_multiple_of(self.test_every);
         let high = self.guards.is_some_and(|guards| loss > guards.loss_ceiling);
-        turn || state.rejections_in_a_row > 0 || high || -trial.gradient_slope > loss
+        self.surely_tests(state) || high || -trial.gradient_slope > loss
     }
 
     /// The acceptance test: predicted decrease, rho and verdict. Loss differences below `RESOLUTION` times the loss are

@@ -1,12 +1,13 @@
-//! The vectors of a training on candle's device. A step brings scalars to the host, and the logits, in one copy; a
-//! tested one the logits of the trial too, and one that meets a number of weights the few numbers that find it.
+//! The vectors of a training on candle's device. A step brings scalars to the host, and the logits, also those of a trial
+//! point that is surely tested, in one copy. Only where layers are down to their least number of weights, or a test was
+//! not foreseen, there are more.
 //!
 //! Everything is computed as on the host, in the same precision; only sums are in another order.
 
 use candle_core::{DType, Result, Tensor};
 
-use super::rows::{Rows, largest_to_go};
-use super::transfer::download;
+use super::rows::{Rows, Search, largest_to_go};
+use super::transfer::{download, download_all};
 use super::{CandleExecutor, Mode, failed};
 use crate::cross_entropy::cross_entropy;
 use crate::direction::Direction;
@@ -18,13 +19,13 @@ use crate::penalty::Penalty;
 use crate::pruning::Target;
 use crate::regulariser::Regulariser;
 use crate::schedule_free::ScheduleFree;
-use crate::share::Share;
+use crate::share::{PenalisedLayer, Share};
 
 mod model;
 #[cfg(test)]
 mod tests;
 
-use model::{Model, critical_lambda};
+use model::{Model, Sums, critical_lambda};
 
 /// All vectors, in [`Rows`].
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Resident {
     rows: Rows,
     /// The number of each penalised layer's parameter.
     penalised: Vec<usize>,
+    /// `[rows, 1]`, 1 in penalised layers.
+    penalised_rows: Tensor,
     /// `[rows, ROW]`, 1 in prunable weights.
     prunable: Tensor,
     parameters: Tensor,
@@ -42,6 +45,10 @@ pub(super) struct Resident {
     iterate: Option<Tensor>,
     /// Weights of each parameter that are not zero.
     pub nonzero: Vec<usize>,
+    /// Whether the lambda that leaves a number of weights is found on the host, where the device is the host.
+    searches_on_host: bool,
+    /// Whether layers were down to their least number of weights in the last step, and had a lambda of their own.
+    crowded: bool,
     step: Option<Step>,
 }
 
@@ -59,7 +66,20 @@ struct Step {
     /// `D` of the metric.
     diagonal: Option<Tensor>,
     trial: Tensor,
+    /// Logits there, if they came with the rest.
+    trial_logits: Option<Vec<f64>>,
     nonzero: Vec<usize>,
+}
+
+/// A trial point, and what came of it to the host.
+struct Attempt {
+    trial: Tensor,
+    sums: Vec<Sums>,
+    /// At the old point.
+    logits: Vec<f64>,
+    trial_logits: Option<Vec<f64>>,
+    /// Of a [`Search`].
+    answer: Vec<f64>,
 }
 
 /// Why the steps of a training are made on the host, if they are.
@@ -89,12 +109,15 @@ impl Resident {
         let segments = layout.trainable();
         let rows = Rows::new(segments, device)?;
         let number = |range| segments.iter().position(|s| s.range == range).expect("a layer is a parameter");
-        let penalised = layers.penalised.iter().map(|layer| number(layer.range.clone())).collect();
+        let penalised: Vec<usize> = layers.penalised.iter().map(|layer| number(layer.range.clone())).collect();
+        let mut penalised_rows = vec![0.0; segments.len()];
+        penalised.iter().for_each(|parameter| penalised_rows[*parameter] = 1.0);
         let prunable: Vec<f64> =
             segments.iter().map(|s| f64::from(u8::from(layers.prunable.contains(&s.range)))).collect();
         let saved = |values: &Vec<f32>| (!values.is_empty()).then(|| rows.upload(values)).transpose();
         let uploaded = rows.upload(parameters)?;
         Ok(Self {
+            penalised_rows: rows.spread(&penalised_rows)?.to_dtype(DType::U8)?,
             prunable: rows.spread(&prunable)?.to_dtype(DType::U8)?.broadcast_as(uploaded.shape())?.contiguous()?,
             nonzero: (segments.iter())
                 .map(|s| parameters[s.range.clone()].iter().filter(|x| **x != 0.0).count())
@@ -106,6 +129,8 @@ impl Resident {
             parameters: uploaded,
             penalised,
             rows,
+            searches_on_host: device.is_cpu(),
+            crowded: false,
             step: None,
         })
     }
@@ -149,12 +174,18 @@ impl Resident {
 
     /// The direction without that of channels that have no weights, in the layers that say so.
     fn hold_empty_channels(&self, layers: &Layers, direction: Tensor) -> Result<Tensor> {
-        if layers.penalised.iter().all(|layer| layer.channels.is_none()) {
+        let can_be_empty = |layer: &PenalisedLayer, parameter: usize| {
+            layer
+                .channels
+                .filter(|channels| self.nonzero[parameter] + layer.range.len() / channels <= layer.range.len())
+        };
+        let pairs = || layers.penalised.iter().zip(&self.penalised);
+        if pairs().all(|(layer, parameter)| can_be_empty(layer, *parameter).is_none()) {
             return Ok(direction);
         }
         let (x, mut held) = (self.rows.tensors(&self.parameters)?, self.rows.tensors(&direction)?);
-        for (layer, parameter) in layers.penalised.iter().zip(&self.penalised) {
-            let Some(channels) = layer.channels else { continue };
+        for (layer, parameter) in pairs() {
+            let Some(channels) = can_be_empty(layer, *parameter) else { continue };
             let direction = held[*parameter].reshape((channels, ()))?;
             let weights = x[*parameter].reshape((channels, ()))?.ne(0f32)?.to_dtype(DType::F32)?.sum_keepdim(1)?;
             let full = weights.gt(0f32)?.broadcast_as(direction.shape())?;
@@ -176,42 +207,6 @@ impl Resident {
         Ok(Model { resident: self, penalty: regulariser.penalty, x, v, g, d, z, critical })
     }
 
-    /// The lambda of each penalised layer that leaves `left` weights, as [`crate::share::lambdas_for`] has it.
-    fn lambdas(&self, layers: &Layers, critical: &Tensor, left: usize) -> Result<Vec<f64>> {
-        let mut own: Vec<Option<f64>> = vec![None; self.penalised.len()];
-        loop {
-            let mut among = vec![0.0; self.nonzero.len()];
-            let mut pinned = 0;
-            for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&own) {
-                match own {
-                    Some(_) => pinned += layer.least,
-                    None => among[*parameter] = 1.0,
-                }
-            }
-            let among = self.rows.spread(&among)?.to_dtype(DType::U8)?.broadcast_as(critical.shape())?;
-            let out = Tensor::full(-1f64, critical.shape(), critical.device())?;
-            let common = largest_to_go(&among.where_cond(critical, &out)?, left - pinned)?;
-            let stay: Vec<f64> = download(&self.rows.sums(&[critical.gt(common)?.to_dtype(DType::F32)?])?)?;
-            let mut changed = false;
-            for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&mut own) {
-                if own.is_none() && stay[*parameter] < layer.least as f64 {
-                    *own = Some(largest_to_go(&self.rows.part(critical, *parameter)?, layer.least)?);
-                    changed = true;
-                }
-            }
-            if !changed {
-                return Ok(own.into_iter().map(|own| own.unwrap_or(common)).collect());
-            }
-        }
-    }
-
-    /// For each row the lambda of its layer, -1 outside the penalised ones.
-    fn spread(&self, lambdas: &[f64]) -> Result<Tensor> {
-        let mut all = vec![-1.0; self.nonzero.len()];
-        self.penalised.iter().zip(lambdas).for_each(|(parameter, lambda)| all[*parameter] = *lambda);
-        self.rows.spread(&all)
-    }
-
     /// Cuts the smallest weights where there are more than `left`.
     fn trim(&mut self, layers: &Layers, left: usize) -> Result<()> {
         if self.penalised.iter().map(|parameter| self.nonzero[*parameter]).sum::<usize>() <= left {
@@ -223,10 +218,7 @@ impl Resident {
         let gone = critical.broadcast_le(&self.spread(&lambdas)?)?;
         let nothing = self.parameters.zeros_like()?;
         self.parameters = gone.where_cond(&nothing, &self.parameters)?;
-        let mut penalised = vec![0.0; self.nonzero.len()];
-        self.penalised.iter().for_each(|parameter| penalised[*parameter] = 1.0);
-        let penalised = self.rows.spread(&penalised)?.to_dtype(DType::U8)?;
-        let zeros = self.parameters.eq(0f32)?.broadcast_mul(&penalised)?;
+        let zeros = self.parameters.eq(0f32)?.broadcast_mul(&self.penalised_rows)?;
         if let Some(iterate) = &mut self.iterate {
             *iterate = zeros.where_cond(&nothing, iterate)?;
             self.average = self.average.as_ref().map(|average| zeros.where_cond(&nothing, average)).transpose()?;
@@ -294,33 +286,87 @@ impl OnDevice<'_> {
             let ahead = gradient.affine(f64::from(1.0 - beta), 0.0)?;
             direction = (direction.affine(f64::from(beta), 0.0)? + ahead)?;
         }
-        direction = resident.hold_empty_channels(rules.layers, direction)?;
+        if !frozen {
+            direction = resident.hold_empty_channels(rules.layers, direction)?;
+        }
         let momentum = match &sequences {
             Some(_) => None,
             None if settings.direction.looks_ahead() => Some(average),
             None => Some(direction.clone()),
         };
-        let (trial, nonzero) = (nothing, Vec::new());
-        resident.step =
-            Some(Step { images, logits, gradient, momentum, sequences, direction, diagonal, trial, nonzero });
+        let (trial, trial_logits, nonzero) = (nothing, None, Vec::new());
+        let step =
+            Step { images, logits, gradient, momentum, sequences, direction, diagonal, trial, trial_logits, nonzero };
+        resident.step = Some(step);
         Ok(())
     }
 
+    fn step(&self) -> &Step {
+        self.resident.step.as_ref().expect("a direction comes before a trial point")
+    }
+
+    fn trial_logits(&self, trial: &Tensor) -> Result<Tensor> {
+        let tensors = self.executor.named(self.resident.rows.tensors(trial)?);
+        let (logits, _) = self.executor.forward(&tensors, self.step().images.clone(), Mode::Training)?;
+        Ok(logits)
+    }
+
+    /// The trial point with these lambdas by row; what comes of it, and the answer of a search, in one copy.
+    fn attempt(&self, model: &Model, lambda: &Tensor, answer: Option<&Tensor>, tested: bool) -> Result<Attempt> {
+        let (trial, sums) = model.attempt(lambda)?;
+        let trial_logits = if tested { Some(self.trial_logits(&trial)?) } else { None };
+        let parts: Vec<&Tensor> =
+            [Some(&sums), Some(&self.step().logits), trial_logits.as_ref(), answer].into_iter().flatten().collect();
+        let mut parts = download_all(&parts)?.into_iter();
+        let mut next = || parts.next().unwrap_or_default();
+        let (sums, logits) = (Sums::of_each(&next()), next());
+        Ok(Attempt { trial, sums, logits, trial_logits: trial_logits.map(|_| next()), answer: next() })
+    }
+
+    /// The trial point with one lambda for all layers that leaves `left` weights, found on the device; nothing if it needs
+    /// a longer search, or layers need one of their own.
+    fn guess(&self, model: &Model, layers: &Layers, left: usize, tested: bool) -> Result<Option<(Vec<f64>, Attempt)>> {
+        let critical = &model.critical;
+        let (rows, out) = (&self.resident.penalised_rows, Tensor::full(-1f64, (1, 1), critical.device())?);
+        let values = rows.broadcast_as(critical.shape())?.where_cond(critical, &out.broadcast_as(critical.shape())?)?;
+        let mut search = Search::new(&values, left)?;
+        search.go_on()?;
+        let common = search.answer.narrow(0, 0, 1)?.broadcast_as(rows.shape())?;
+        let lambda = rows.where_cond(&common, &out.broadcast_as(rows.shape())?)?;
+        let attempt = self.attempt(model, &lambda, Some(&search.answer), tested)?;
+        let mut layers = layers.penalised.iter().zip(&self.resident.penalised);
+        let fits = layers.all(|(layer, parameter)| attempt.sums[*parameter].nonzero >= layer.least as f64);
+        let found = fits && search.ends(&attempt.answer);
+        Ok(found.then(|| (vec![attempt.answer[0]; self.resident.penalised.len()], attempt)))
+    }
+
     fn try_propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal> {
-        let layers = rules.layers;
+        let (layers, tested) = (rules.layers, rules.surely_tests());
         let resident = &*self.resident;
-        let logits = &resident.step.as_ref().expect("a direction comes before a trial point").logits;
         let model = resident.model(rules, regulariser)?;
-        let mut lambdas = match acting {
-            Acting::Lambdas(lambdas) => lambdas,
-            Acting::Left(left) => resident.lambdas(layers, &model.critical, left)?,
+        let guessed = match acting {
+            Acting::Left(left) if !resident.searches_on_host && !resident.crowded => {
+                self.guess(&model, layers, left, tested)?
+            }
+            _ => None,
         };
+        let (mut lambdas, mut attempt) = match guessed {
+            Some(guessed) => guessed,
+            None => {
+                let lambdas = match acting {
+                    Acting::Lambdas(lambdas) => lambdas,
+                    Acting::Left(left) => resident.lambdas(layers, &model.critical, left)?,
+                };
+                let attempt = self.attempt(&model, &resident.spread(&lambdas)?, None, tested)?;
+                (lambdas, attempt)
+            }
+        };
+        let crowded = lambdas.iter().any(|lambda| *lambda != lambdas[0]);
         let lambda = lambdas.iter().copied().fold(0.0, f64::max);
-        let (mut trial, mut sums, values) = model.attempt(&lambdas, logits)?;
         let mut guarded = Vec::new();
         for (k, (layer, lambda)) in layers.penalised.iter().zip(&mut lambdas).enumerate() {
             let parameter = resident.penalised[k];
-            if sums[parameter].nonzero < layer.least as f64 && *lambda > 0.0 {
+            if attempt.sums[parameter].nonzero < layer.least as f64 && *lambda > 0.0 {
                 let largest = largest_to_go(&resident.rows.part(&model.critical, parameter)?, layer.least)?;
                 if largest < *lambda {
                     *lambda = largest;
@@ -329,22 +375,30 @@ impl OnDevice<'_> {
             }
         }
         if !guarded.is_empty() {
-            (trial, sums, _) = model.attempt(&lambdas, logits)?;
+            attempt = self.attempt(&model, &resident.spread(&lambdas)?, None, tested)?;
         }
-        let total = model.total(&lambdas, layers, &sums);
-        let point = cross_entropy(&values, &self.batch.labels, logits.dim(1)?, None);
+        let total = model.total(&lambdas, layers, &attempt.sums);
+        let point = self.cross_entropy(&attempt.logits);
         self.at_point = Some(point);
+        self.resident.crowded = crowded;
         let step = self.resident.step.as_mut().expect("it was there above");
-        step.trial = trial;
-        step.nonzero = sums.iter().map(|sum| sum.nonzero as usize).collect();
+        step.trial = attempt.trial;
+        step.trial_logits = attempt.trial_logits;
+        step.nonzero = attempt.sums.iter().map(|sum| sum.nonzero as usize).collect();
         Ok(Proposal { loss: point.loss, trial: total, lambda, guarded })
     }
 
     fn try_value(&mut self) -> Result<f64> {
-        let step = self.resident.step.as_ref().expect("a trial point comes before its loss");
-        let tensors = self.executor.named(self.resident.rows.tensors(&step.trial)?);
-        let (logits, _) = self.executor.forward(&tensors, step.images.clone(), Mode::Training)?;
-        Ok(cross_entropy(&download(&logits)?, &self.batch.labels, logits.dim(1)?, None).loss)
+        let logits = match &self.step().trial_logits {
+            Some(logits) => logits.clone(),
+            None => download_all(&[&self.trial_logits(&self.step().trial)?])?.remove(0),
+        };
+        Ok(self.cross_entropy(&logits).loss)
+    }
+
+    fn cross_entropy(&self, logits: &[f64]) -> BatchLoss {
+        let logits: Vec<f32> = logits.iter().map(|logit| *logit as f32).collect();
+        cross_entropy(&logits, &self.batch.labels, logits.len() / self.batch.labels.len(), None)
     }
 
     fn try_leave(&mut self, rules: Rules, taken: bool) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, WithDType};
 
 use super::transfer::{download, upload};
 use crate::layout::Segment;
@@ -17,6 +17,8 @@ pub(super) struct Rows {
     parameters: Vec<Place>,
     /// `[parameters, rows]`, 1 where a row is of a parameter.
     membership: Tensor,
+    /// A row of zeros.
+    zeros: Tensor,
 }
 
 #[derive(Debug)]
@@ -40,7 +42,8 @@ impl Rows {
             members[place.rows.clone()].fill(1.0);
         }
         let membership = upload(&membership, (parameters.len(), end), device)?;
-        Ok(Self { device: device.clone(), parameters, membership })
+        let zeros = Tensor::zeros(ROW, DType::F32, device)?;
+        Ok(Self { device: device.clone(), parameters, membership, zeros })
     }
 
     pub fn upload(&self, values: &[f32]) -> Result<Tensor> {
@@ -51,8 +54,8 @@ impl Rows {
         upload(&padded, (padded.len() / ROW, ROW), &self.device)
     }
 
-    pub fn download(&self, vector: &Tensor) -> Result<Vec<f32>> {
-        let padded = download(vector)?;
+    pub fn download<T: WithDType>(&self, vector: &Tensor) -> Result<Vec<T>> {
+        let padded: Vec<T> = download(vector)?;
         let values = |place: &Place| padded[place.rows.start * ROW..][..place.values.len()].to_vec();
         Ok(self.parameters.iter().flat_map(values).collect())
     }
@@ -70,11 +73,14 @@ impl Rows {
     pub fn gather(&self, tensors: &[Option<Tensor>]) -> Result<Tensor> {
         let mut parts = Vec::new();
         for (place, tensor) in self.parameters.iter().zip(tensors) {
-            let length = tensor.as_ref().map_or(0, |_| place.values.len());
-            parts.extend(tensor.as_ref().map(Tensor::flatten_all).transpose()?);
-            let padding = place.rows.len() * ROW - length;
+            let Some(tensor) = tensor else {
+                parts.resize(parts.len() + place.rows.len(), self.zeros.clone());
+                continue;
+            };
+            parts.push(tensor.flatten_all()?);
+            let padding = place.rows.len() * ROW - place.values.len();
             if padding > 0 {
-                parts.push(Tensor::zeros(padding, DType::F32, &self.device)?);
+                parts.push(self.zeros.narrow(0, 0, padding)?);
             }
         }
         Tensor::cat(&parts, 0)?.reshape(((), ROW))
@@ -104,39 +110,67 @@ impl Rows {
 
 /// The `left + 1`-th largest value, which is not negative; 0 if there are not more than `left` above 0. `values` has the
 /// shape `[rows, ROW]` and f64, and -1 where one does not count.
-///
-/// Halves an interval on the device until no other value is in it, and asks only now and then.
 pub(super) fn largest_to_go(values: &Tensor, left: usize) -> Result<f64> {
+    let mut search = Search::new(values, left)?;
+    loop {
+        search.go_on()?;
+        let answer: Vec<f64> = download(&search.answer)?;
+        if search.ends(&answer) {
+            return Ok(answer[0]);
+        }
+    }
+}
+
+/// The search for [`largest_to_go`]: halves an interval on the device until no other value is in it.
+pub(super) struct Search<'a> {
+    values: &'a Tensor,
+    left: f64,
+    low: Tensor,
+    high: Tensor,
+    halvings: usize,
+    /// `[3, 1]`: the value, should the search end here, and how many values are above it, and not below it.
+    pub answer: Tensor,
+}
+
+impl<'a> Search<'a> {
     const HALVINGS: usize = 48;
     /// Then the interval is down to neighbouring numbers.
     const MOST_HALVINGS: usize = 1200;
-    let single = |tensor: Tensor| tensor.reshape((1, 1));
-    let count = |mask: Tensor| single(mask.to_dtype(DType::F32)?.sum(1)?.to_dtype(DType::F64)?.sum(0)?);
-    let largest = |values: &Tensor| single(values.max(1)?.max(0)?);
-    let mut low = Tensor::zeros((1, 1), DType::F64, values.device())?;
-    let mut high = largest(values)?;
-    let none = Tensor::full(-1f64, (1, 1), values.device())?.broadcast_as(values.shape())?;
-    let mut halvings = 0;
-    loop {
-        for _ in 0..HALVINGS {
-            let middle = ((&low + &high)? * 0.5)?;
-            let more = count(values.broadcast_gt(&middle)?)?.gt(left as f64)?;
-            low = more.where_cond(&middle, &low)?;
-            high = more.where_cond(&high, &middle)?;
-        }
-        halvings += HALVINGS;
-        let found = largest(&values.broadcast_le(&high)?.where_cond(values, &none)?)?;
-        let counts = [values.gt(0f64)?, values.broadcast_gt(&found)?, values.broadcast_ge(&found)?];
-        let counts = counts.into_iter().map(count).collect::<Result<Vec<Tensor>>>()?;
-        let answer = Tensor::cat(&[&found, &counts[0], &counts[1], &counts[2]], 0)?;
-        let [found, positive, above, not_below] = download::<f64>(&answer)?[..] else {
-            unreachable!("four values were asked for")
-        };
-        let left = left as f64;
-        match () {
-            () if positive <= left => return Ok(0.0),
-            () if (above <= left && left < not_below) || halvings >= MOST_HALVINGS => return Ok(found),
-            () => {}
-        }
+
+    pub fn new(values: &'a Tensor, left: usize) -> Result<Self> {
+        let (low, left) = (Tensor::zeros((1, 1), DType::F64, values.device())?, left as f64);
+        let high = count(values.gt(0f64)?)?.gt(left)?.where_cond(&largest(values)?, &low)?;
+        Ok(Self { values, left, answer: low.clone(), low, high, halvings: 0 })
     }
+
+    /// Halves the interval some times more.
+    pub fn go_on(&mut self) -> Result<()> {
+        let Self { values, low, high, .. } = self;
+        for _ in 0..Self::HALVINGS {
+            let middle = ((&*low + &*high)? * 0.5)?;
+            let more = count(values.broadcast_gt(&middle)?)?.gt(self.left)?;
+            (*low, *high) = (more.where_cond(&middle, low)?, more.where_cond(high, &middle)?);
+        }
+        self.halvings += Self::HALVINGS;
+        let none = Tensor::full(-1f64, (1, 1), values.device())?.broadcast_as(values.shape())?;
+        let found = largest(&values.broadcast_le(high)?.where_cond(values, &none)?)?.relu()?;
+        let (above, not_below) = (count(values.broadcast_gt(&found)?)?, count(values.broadcast_ge(&found)?)?);
+        self.answer = Tensor::cat(&[&found, &above, &not_below], 0)?;
+        Ok(())
+    }
+
+    /// Whether the answer is final.
+    pub fn ends(&self, answer: &[f64]) -> bool {
+        let (found, above, not_below) = (answer[0], answer[1], answer[2]);
+        found == 0.0 || (above <= self.left && self.left < not_below) || self.halvings >= Self::MOST_HALVINGS
+    }
+}
+
+/// Number of ones, in f64.
+fn count(mask: Tensor) -> Result<Tensor> {
+    mask.to_dtype(DType::F32)?.sum(1)?.to_dtype(DType::F64)?.sum(0)?.reshape((1, 1))
+}
+
+fn largest(values: &Tensor) -> Result<Tensor> {
+    values.max(1)?.max(0)?.reshape((1, 1))
 }

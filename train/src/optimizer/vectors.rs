@@ -1,7 +1,7 @@
 //! What a step does with whole vectors, wherever they lie: the host's memory, or that of the device that computes the
 //! network.
 
-use super::{Layers, Settings, State};
+use super::{Layers, Settings, State, StepControl};
 use crate::executor::ExecutorError;
 use crate::regulariser::Regulariser;
 use crate::trial::Trial;
@@ -15,6 +15,13 @@ pub(crate) struct Rules<'a> {
     pub state: &'a State,
     /// The sigma used.
     pub sigma: f64,
+}
+
+impl Rules<'_> {
+    /// Whether the loss at the trial point will be asked for, whatever the point.
+    pub fn surely_tests(&self) -> bool {
+        matches!(&self.settings.control, StepControl::Sr2(sr2) if sr2.surely_tests(self.state))
+    }
 }
 
 /// How strongly the penalty acts in a step.

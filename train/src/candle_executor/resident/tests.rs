@@ -3,6 +3,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::candle_executor::tests::{setup, test_device};
+use crate::candle_executor::transfer::watch;
 use crate::candle_executor::{DeviceKind, open};
 use crate::executor::Executor;
 use crate::optimizer::{Objective, Optimizer, StepControl};
@@ -60,9 +61,18 @@ const STEPS: u64 = 60;
 /// Some 1240 weights are penalised.
 const LEFT: usize = 150;
 
-/// Takes all steps on the host and on the device; how often it was rejected, and how often a layer was guarded.
+/// What happened in the steps of [`compare`].
+#[derive(Default)]
+struct Course {
+    rejected: usize,
+    guarded: usize,
+    /// How often the host has waited in each step that searches on the device.
+    waits: Vec<usize>,
+}
+
+/// Takes all steps on the host and on the device, every other one with a search on the device.
 #[track_caller]
-fn compare(name: &str, settings: Settings, least: usize) -> (usize, usize) {
+fn compare(name: &str, settings: Settings, least: usize) -> Course {
     let (_, mut on_host, mut x, batch) = setup();
     let (_, mut on_device, ..) = setup();
     let segments = on_host.layout().trainable().to_vec();
@@ -80,14 +90,18 @@ fn compare(name: &str, settings: Settings, least: usize) -> (usize, usize) {
     let mut host = Optimizer::new(settings.clone(), layers.clone());
     let mut device = Optimizer::new(settings, layers);
     on_device.keep(&device, &x).unwrap();
-    let (mut rejected, mut guarded, mut passes) = (0, 0, Passes::default());
+    let (mut course, mut passes) = (Course::default(), Passes::default());
     for step in 0..STEPS {
         let name = format!("{name}, step {step}");
         for executor in [&mut on_host, &mut on_device] {
             executor.set_support(host.gradient_support());
         }
         let expected = host.step(&mut x, &mut OnBatch(&mut on_host, &batch)).unwrap();
+        let searches_on_host = test_device() == DeviceKind::Cpu && step % 2 == 0;
+        on_device.resident.as_mut().unwrap().searches_on_host = searches_on_host;
+        let before = watch::waits();
         let (report, at_point) = on_device.step(&mut device, &batch, &mut passes).unwrap();
+        course.waits.extend((!searches_on_host).then(|| watch::waits() - before));
         assert_eq!((report.verdict, report.at_bound), (expected.verdict, expected.at_bound), "{name}");
         assert_eq!((at_point.loss, device.guarded()), (report.loss, host.guarded()), "{name}");
         let close =
@@ -95,8 +109,8 @@ fn compare(name: &str, settings: Settings, least: usize) -> (usize, usize) {
         let reports =
             [report, expected].map(|r| [r.loss, r.xi, r.sigma, r.lambda, r.stationarity, r.rho.unwrap_or(0.0)]);
         assert!(reports[0].iter().zip(reports[1]).all(|(f, e)| close(*f, e)), "{name}: {reports:?}");
-        rejected += usize::from(report.verdict == Verdict::Rejected);
-        guarded += host.guarded().len();
+        course.rejected += usize::from(report.verdict == Verdict::Rejected);
+        course.guarded += host.guarded().len();
 
         let (parameters, averages) = on_device.fetch().unwrap().unwrap();
         assert_same(&format!("{name}: parameters"), &parameters, &x);
@@ -110,7 +124,7 @@ fn compare(name: &str, settings: Settings, least: usize) -> (usize, usize) {
         assert_eq!(on_device.nonzero().unwrap(), counts, "{name}");
     }
     assert_eq!(passes.backward, STEPS);
-    (rejected, guarded)
+    course
 }
 
 fn settings(penalty: Penalty, target: Target, direction: Direction, control: StepControl) -> Settings {
@@ -134,11 +148,14 @@ const FLOOR: Floor = Floor { lowest: 2.0, first: 4.0, last: 100.0, warmup: 0.3, 
 #[test]
 fn sr2_takes_the_same_steps_as_on_the_host() {
     let sr2 = Sr2 { test_every: 2, ..Sr2::robust(FLOOR, 5) };
-    compare("l0 to a target", settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(sr2.clone())), 1);
+    let Course { waits, .. } =
+        compare("l0 to a target", settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(sr2.clone())), 1);
+    assert!(waits.len() >= STEPS as usize / 2 && waits.iter().all(|waits| *waits == 1), "{waits:?}");
     // Sigma starts so low that steps are rejected, also where the support freezes.
     let low =
         Sr2 { floor: None, sigma_start: 0.02, sigma_min: 0.02, test_every: 1, eta2: 0.1, lower: 0.3, ..sr2.clone() };
-    let (rejected, _) = compare("rejections", settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(low)), 1);
+    let Course { rejected, .. } =
+        compare("rejections", settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(low)), 1);
     assert!((3..50).contains(&rejected), "{rejected} of {STEPS} rejected");
     let schedule_free = Direction::ScheduleFree(ScheduleFree { beta: 0.9 });
     compare("schedule-free", settings(Penalty::L0, RAMP, schedule_free, StepControl::Sr2(sr2.clone())), 1);
@@ -149,7 +166,7 @@ fn sr2_takes_the_same_steps_as_on_the_host() {
     compare("small layers stay", ball, 40);
     for penalty in [Penalty::L0, Penalty::L1] {
         let large = settings(penalty, Target::Lambda(3.0), MOMENTUM, StepControl::Sr2(sr2.clone()));
-        let (_, guarded) = compare("a large lambda", large, 7);
+        let Course { guarded, .. } = compare("a large lambda", large, 7);
         assert!(guarded > 0, "{penalty:?}");
     }
 }
