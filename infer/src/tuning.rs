@@ -1,17 +1,19 @@
 //! Plans made by measuring on this CPU, to be saved and used again.
 
-use std::cmp::Ordering;
+mod race;
+
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sr2_formats::write_atomic;
 use sr2_kernels::Isa;
 use sr2_models::CompressedModel;
 
-use crate::decisions::{self, Cut, Decisions};
+use self::race::Course;
+use crate::decisions::Decisions;
 use crate::fuse::{self, Layers};
-use crate::{Engine, Error, Model, Options, Scratch};
+use crate::{Error, Model, Options};
 
 /// What measuring found fastest for one network, tier, batch and number of threads: which layers are sparse, and from
 /// which on they take a vector of images at a time. [`Model::plan_tuned`] plans by it.
@@ -44,27 +46,12 @@ struct TunedLayer {
 /// Version of the file.
 const VERSION: u32 = 1;
 
-/// Part of the time that goes to layers; the rest goes to whole plans.
-const LAYERS: f64 = 0.5;
-
-/// Rounds that are measured at least, and passes of a candidate in each: the first finds the caches as the one before
-/// left them.
-const ROUNDS: usize = 2;
-const PASSES: usize = 3;
-
-/// Rounds of a race at least.
-const RACES: usize = 5;
-
-/// A run that takes longer finds its caches its own before it has gone far.
-const LONG: Duration = Duration::from_millis(20);
-
-/// What a plan must take of the default's time, at most, to be worth leaving it.
-const WORTHWHILE: f64 = 0.98;
-
 impl Tuning {
-    /// Times each layer sparse and dense, in both layouts where the batch fills a vector, in interleaved rounds; then
-    /// races the plans these times suggest against the default one, which stays where none is faster. Takes about
-    /// `time`, and longer where two rounds do. Of the options it decides `weights` and `layout`.
+    /// Times each layer sparse and dense, in both layouts where the batch fills a vector, in interleaved rounds, and
+    /// races the plans these times suggest against the default one. Then it races the fastest against the plans that go
+    /// over to a vector of images one or two places before or after, as long as one of them is faster. The default plan
+    /// stays where none is faster. Takes about `time`, and longer where a few rounds of each do. Of the options it decides
+    /// `weights` and `layout`.
     ///
     /// # Errors
     /// As [`Model::plan`] and [`Engine::scratch`].
@@ -72,25 +59,9 @@ impl Tuning {
         let isa = options.check()?;
         let options = Options { weights: Options::default().weights, layout: Options::default().layout, ..*options };
         let layers = fuse::layers(model.0.graph())?;
-        let default = Decisions::estimated(&model.0, &layers, isa, &options);
-        let mut plans = vec![default];
-        for plan in suggested(&model.0, &layers, isa, &options, time.mul_f64(LAYERS))? {
-            if !plans.contains(&plan) {
-                plans.push(plan);
-            }
-        }
-        let times = race(&model.0, &layers, &plans, isa, &options, time.mul_f64(1.0 - LAYERS))?;
-        // Round by round against the default, so that the drift of a machine hits both.
-        let of_default = |plan: usize| {
-            let ratios =
-                times[plan].iter().zip(&times[0]).map(|(own, default)| own.as_secs_f64() / default.as_secs_f64());
-            median(ratios.collect(), f64::total_cmp)
-        };
-        let fastest = (1..plans.len()).min_by(|a, b| of_default(*a).total_cmp(&of_default(*b))).unwrap_or(0);
-        let is_faster = of_default(fastest) < WORTHWHILE && times[fastest].iter().min() < times[0].iter().min();
-        let best = if is_faster { fastest } else { 0 };
-        let [default_ns, tuned_ns] = [0, best].map(|plan| median(times[plan].clone(), Duration::cmp).as_nanos() as u64);
-        let decided = layers.layers.iter().zip(&plans[best].sparse).filter(|(layer, _)| layer.weight().is_some());
+        let (plan, times) = Course { model: &model.0, layers: &layers, isa, options }.fastest(time)?;
+        let [default_ns, tuned_ns] = times.map(|time| time.as_nanos() as u64);
+        let decided = layers.layers.iter().zip(&plan.sparse).filter(|(layer, _)| layer.weight().is_some());
         Ok(Self {
             version: VERSION,
             network: model.name().into(),
@@ -98,7 +69,7 @@ impl Tuning {
             isa: isa.name().into(),
             batch: options.batch,
             threads: options.threads,
-            vectors_from: plans[best].cut,
+            vectors_from: plan.cut,
             layers: decided.map(|(layer, sparse)| TunedLayer { layer: layer.name.into(), sparse: *sparse }).collect(),
             default_ns,
             tuned_ns,
@@ -183,136 +154,6 @@ impl Tuning {
         }
         Ok(Decisions { cut, sparse })
     }
-}
-
-/// The fastest choice for each layer in every layout that the batch allows.
-fn suggested(
-    model: &CompressedModel,
-    layers: &Layers<'_>,
-    isa: Isa,
-    options: &Options,
-    time: Duration,
-) -> Result<Vec<Decisions>, Error> {
-    let (count, lanes) = (layers.layers.len(), isa.lanes());
-    let vectors = options.batch >= lanes;
-    // With a group for every thread each has its own, or else they share all steps.
-    let threads = if options.batch >= lanes * options.threads && vectors { 1 } else { options.threads };
-    let options = Options { threads, ..*options };
-    let mut candidates = Vec::new();
-    for cut in [count, 0].into_iter().take(if vectors { 2 } else { 1 }) {
-        for sparse in [true, false] {
-            let decisions = Decisions { cut, sparse: vec![sparse; count] };
-            match Engine::decided(model, layers, &decisions, isa, &options) {
-                Ok(engine) => candidates.push(Candidate::new(engine)?),
-                // A vector of images may be too large for a network that fits image by image.
-                Err(Error::Size { .. } | Error::Memory { .. }) if cut == 0 => (),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    let images = images(lanes * candidates[0].engine.input_shape().iter().product::<usize>());
-    let start = Instant::now();
-    let mut round = 0;
-    while round < ROUNDS || start.elapsed() < time {
-        for candidate in &mut candidates {
-            candidate.pass(&images)?;
-        }
-        round += 1;
-    }
-
-    let group = if vectors { lanes } else { 1 };
-    // Every row of the plan but the first and the last is a layer.
-    let fastest = |pair: &[Candidate]| -> (Vec<f64>, Vec<bool>) {
-        let scale = (group / pair[0].engine.images_a_pass()) as f64;
-        let rows = pair[0].least[1..].iter().zip(&pair[1].least[1..]).zip(&layers.layers);
-        rows.map(|((sparse, dense), layer)| (scale * sparse.min(*dense), layer.weight().is_some() && sparse < dense))
-            .unzip()
-    };
-    let (one, one_sparse) = fastest(&candidates[..2]);
-    let mut plans = vec![Decisions { cut: count, sparse: one_sparse.clone() }];
-    if candidates.len() == 4 {
-        let (vector, vector_sparse) = fastest(&candidates[2..]);
-        let importing = candidates[2].least[0] / (lanes * decisions::values(model, 0)) as f64;
-        let handing = |cut: &Cut| importing * (lanes * decisions::values(model, cut.value)) as f64;
-        let cut = decisions::cheapest(&one, &vector, &layers.cuts(), handing, 1.0);
-        for cut in [0, cut] {
-            let sparse = one_sparse[..cut].iter().chain(&vector_sparse[cut..]).copied().collect();
-            plans.push(Decisions { cut, sparse });
-        }
-    }
-    Ok(plans)
-}
-
-/// A plan that is measured.
-struct Candidate {
-    engine: Engine,
-    scratch: Scratch,
-    /// Least time of each row of its plan, in seconds.
-    least: Vec<f64>,
-}
-
-impl Candidate {
-    fn new(engine: Engine) -> Result<Self, Error> {
-        let (scratch, least) = (engine.scratch()?, vec![f64::INFINITY; engine.plan().len()]);
-        Ok(Self { engine, scratch, least })
-    }
-
-    fn pass(&mut self, images: &[f32]) -> Result<(), Error> {
-        for _ in 0..PASSES {
-            let times = self.engine.profile(images, &mut self.scratch)?;
-            for (least, time) in self.least.iter_mut().zip(times) {
-                *least = least.min(time.as_secs_f64());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Times of a batch by each plan over interleaved rounds, every second one in the opposite order.
-fn race(
-    model: &CompressedModel,
-    layers: &Layers<'_>,
-    plans: &[Decisions],
-    isa: Isa,
-    options: &Options,
-    time: Duration,
-) -> Result<Vec<Vec<Duration>>, Error> {
-    let engines = plans.iter().map(|plan| Engine::decided(model, layers, plan, isa, options));
-    let mut candidates = engines.map(|engine| Candidate::new(engine?)).collect::<Result<Vec<_>, _>>()?;
-    let [input, output] = [candidates[0].engine.input_shape(), candidates[0].engine.output_shape()];
-    let images = images(options.batch * input.iter().product::<usize>());
-    let mut outputs = vec![0.0; options.batch * output.iter().product::<usize>()];
-    let mut times = vec![Vec::<Duration>::new(); plans.len()];
-    let (start, mut round) = (Instant::now(), 0);
-    while round < RACES || start.elapsed() < time {
-        for index in 0..plans.len() {
-            let index = if round % 2 == 0 { index } else { plans.len() - 1 - index };
-            let Candidate { engine, scratch, .. } = &mut candidates[index];
-            if times[index].last().is_none_or(|last| *last < LONG) {
-                engine.run(&images, &mut outputs, scratch)?;
-            }
-            let run = Instant::now();
-            engine.run(&images, &mut outputs, scratch)?;
-            times[index].push(run.elapsed());
-        }
-        round += 1;
-    }
-    Ok(times)
-}
-
-fn median<T: Copy>(mut values: Vec<T>, order: impl Fn(&T, &T) -> Ordering) -> T {
-    values.sort_by(order);
-    values[values.len() / 2]
-}
-
-/// Values between -1 and 1, always the same.
-fn images(values: usize) -> Vec<f32> {
-    let mut state = 1u32;
-    let mut next = || {
-        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
-        state as f32 / 2f32.powi(31) - 1.0
-    };
-    (0..values).map(|_| next()).collect()
 }
 
 /// FNV-1a, 64 bits, over the layers' names and shapes and their weights' shapes and numbers of non-zeros.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sr2_models::reference;
 
 use super::{compare, images, network};
-use crate::{Error, Isa, Layout, Model, Options, Tuning, WeightPolicy};
+use crate::{Error, Isa, Layout, Model, Options, Tuning, WeightPolicy, fuse};
 
 fn options(batch: usize, threads: usize) -> Options {
     Options { batch, threads, ..Default::default() }
@@ -39,6 +39,36 @@ fn a_saved_tuning_plans_as_it_did() {
         let mut logits = vec![f32::NAN; expected.len()];
         engines[1].run(&images, &mut logits, &mut engines[1].scratch().unwrap()).unwrap();
         compare(&logits, &expected, &format!("tuned for batch {batch}, {threads} threads"));
+    }
+}
+
+/// Wherever a file says that layers go over to a vector of images, they do, and the outputs stay the same.
+#[test]
+fn a_tuning_cuts_where_it_says() {
+    let network = network("resnet8", 0.9, 11);
+    let model = Model::from(&network);
+    let lanes = Isa::best().lanes();
+    let options = options(lanes + 1, 1);
+    let images = images(&network, options.batch);
+    let expected = reference::logits(&network, &images, options.batch);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plan.json");
+    let tuning = measured(&model, &options);
+    tuning.save(&file).unwrap();
+    let good = std::fs::read_to_string(&file).unwrap();
+    let place = good.lines().find(|line| line.contains("vectors_from")).unwrap();
+    let layers = fuse::layers(model.0.graph()).unwrap();
+    let cuts = layers.cuts().iter().map(|cut| cut.layer).collect::<Vec<_>>();
+    assert!(cuts.len() > 3, "{cuts:?}");
+    for cut in cuts.into_iter().chain([0, layers.layers.len()]) {
+        std::fs::write(&file, good.replacen(place, &format!("  \"vectors_from\": {cut},"), 1)).unwrap();
+        let engine = model.plan_tuned(&options, &Tuning::load(&file).unwrap()).unwrap();
+        // The first row of a stage is for what comes in; the last stage's last is for what goes out.
+        let rows = engine.plan().iter().filter(|row| row.images == 1).count();
+        assert_eq!(rows, if cut == 0 { 0 } else { cut + 1 + usize::from(cut == layers.layers.len()) }, "cut at {cut}");
+        let mut logits = vec![f32::NAN; expected.len()];
+        engine.run(&images, &mut logits, &mut engine.scratch().unwrap()).unwrap();
+        compare(&logits, &expected, &format!("cut at {cut}"));
     }
 }
 
