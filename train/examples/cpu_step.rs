@@ -185,6 +185,7 @@ fn measure(
         direction: Direction::Momentum { beta: 0.9, nesterov: false },
         // Steps so short that nearly all zeros stay where they are.
         control: StepControl::Sr2(Sr2 { sigma_start: 1e3, ..Sr2::paper() }),
+        quasi_cauchy: false,
         relaxed: false,
         weight_decay: 0.0,
         ema: None,

@@ -17,6 +17,7 @@ pub mod optimizer;
 pub mod penalty;
 pub mod progress;
 pub mod pruning;
+pub mod quasi_cauchy;
 pub mod regulariser;
 pub mod report;
 pub mod run_folder;

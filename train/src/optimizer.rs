@@ -56,6 +56,8 @@ pub struct Averages {
     pub parameters: Vec<f32>,
     /// The iterate of schedule-free averaging.
     pub iterate: Vec<f32>,
+    /// The diagonal curvature of SR2's model.
+    pub curvature: Vec<f32>,
 }
 
 /// One step, for logs.
@@ -71,8 +73,7 @@ pub struct StepReport {
     pub sigma: f64,
     /// Largest weight of the penalty in any layer.
     pub lambda: f64,
-    /// `sqrt(sigma xi)` of the model that made the step: the measure of stationarity (without a penalty, the norm of the
-    /// direction up to a constant factor).
+    /// [`crate::trial::Trial::stationarity`] of the step.
     pub stationarity: f64,
     /// What the test said.
     pub verdict: Verdict,
@@ -196,8 +197,8 @@ impl Optimizer {
 
     /// One step on one mini-batch: moves `parameters`, or leaves them where they are if the test rejects.
     ///
-    /// Costs one gradient of the objective, and under SR2 one value. On an error nothing has changed but the mean square
-    /// of the gradients.
+    /// Costs one gradient of the objective, and under SR2, where it tests, one value, or with curvature a second gradient.
+    /// On an error nothing has changed but the mean square of the gradients.
     pub fn step(&mut self, parameters: &mut Vec<f32>, objective: &mut dyn Objective) -> Result<StepReport, StepError> {
         let mut host = std::mem::take(&mut self.host);
         let report = self.step_with(&mut OnHost::new(&mut host, parameters, objective));
@@ -228,7 +229,9 @@ impl Optimizer {
             StepControl::Schedule(_) => None,
         };
         let (xi, rho, verdict) = match &self.settings.control {
-            StepControl::Sr2(sr2) if sr2.tests(&self.state, loss, &trial) => sr2.judge(loss, vectors.value()?, &trial),
+            StepControl::Sr2(sr2) if sr2.tests(&self.state, loss, &trial) => {
+                sr2.judge(loss, vectors.value(rules)?, &trial)
+            }
             _ => (decrease, None, Verdict::Unjudged),
         };
         if let Pressure::Weights(left) = pressure {
@@ -238,16 +241,7 @@ impl Optimizer {
         let rules = Rules { settings: &self.settings, layers: &self.layers, state: &self.state, sigma };
         vectors.leave(rules, verdict != Verdict::Rejected)?;
         self.count(verdict, sigma);
-        Ok(StepReport {
-            loss,
-            xi,
-            rho,
-            sigma,
-            lambda,
-            stationarity: (sigma * decrease.max(0.0)).sqrt(),
-            verdict,
-            at_bound,
-        })
+        Ok(StepReport { loss, xi, rho, sigma, lambda, stationarity: trial.stationarity(sigma), verdict, at_bound })
     }
 
     /// What acts in this step: the penalty, and its weight in each layer.

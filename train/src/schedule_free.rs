@@ -6,6 +6,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::trial::Metric;
+
 /// With the gradient `g` at `y`, and `z = x = y` at first,
 ///
 /// `z <- z - g / sigma`, `x <- x + c (z - x)`, `u = (1 - beta) z + beta x`, `y <- prox(u)`.
@@ -49,7 +51,7 @@ impl ScheduleFree {
     pub fn advance(
         self,
         (y, gradient): (&[f32], &[f32]),
-        (sigma, c): (f64, f64),
+        (metric, c): (Metric, f64),
         sequences: &mut Sequences,
         direction: &mut [f32],
     ) {
@@ -58,11 +60,12 @@ impl ScheduleFree {
         assert_eq!(lengths, [y.len(); 4], "gradient, iterate, average and direction of {} weights", y.len());
         let at = (y.par_iter(), gradient.par_iter()).into_par_iter();
         let moving = (iterate.par_iter_mut(), average.par_iter_mut(), direction.par_iter_mut());
-        at.zip(moving.into_par_iter()).with_min_len(PIECE).for_each(|((y, g), (z, x, v))| {
-            let exact_z = f64::from(*z) - f64::from(*g) / sigma;
+        at.zip(moving.into_par_iter()).enumerate().with_min_len(PIECE).for_each(|(i, ((y, g), (z, x, v)))| {
+            let d = metric.at(i);
+            let exact_z = f64::from(*z) - f64::from(*g) / d;
             let exact_x = f64::from(*x) + c * (exact_z - f64::from(*x));
             (*z, *x) = (exact_z as f32, exact_x as f32);
-            *v = (sigma * (f64::from(*y) - exact_z - self.beta * (exact_x - exact_z))) as f32;
+            *v = (d * (f64::from(*y) - exact_z - self.beta * (exact_x - exact_z))) as f32;
         });
     }
 }
@@ -99,7 +102,7 @@ mod tests {
             exact_y = 0.1 * z + 0.9 * x;
 
             let g = [gradient(f64::from(y[0])) as f32];
-            method.advance((&y, &g), (SIGMA, c), &mut sequences, &mut v);
+            method.advance((&y, &g), (Metric::Scalar(SIGMA), c), &mut sequences, &mut v);
             y[0] -= (f64::from(v[0]) / SIGMA) as f32;
             for (found, exact) in [(sequences.iterate[0], z), (sequences.average[0], x), (y[0], exact_y)] {
                 assert!((f64::from(found) - exact).abs() < CLOSE, "step {k}: {found}, expected {exact}");

@@ -45,19 +45,31 @@ enum Prox<'a> {
     Groups(&'a [f64]),
 }
 
-/// The metric of a proximal step: `d_i = sigma` or `sigma D_i`.
+/// The metric `d` of a proximal step.
 #[derive(Debug, Clone, Copy)]
-pub struct Metric<'a> {
-    /// The scalar.
-    pub sigma: f64,
-    /// The diagonal `D`, all above 0; empty for a scalar metric.
-    pub diagonal: &'a [f32],
+pub enum Metric<'a> {
+    /// `d_i = sigma`.
+    Scalar(f64),
+    /// `d_i = sigma D_i`, all `D_i` above 0.
+    Scaled(f64, &'a [f32]),
+    /// `d_i = sigma + D_i`, where the model has the curvature `D >= 0` and `sigma` regularises it.
+    Shifted(f64, &'a [f32]),
 }
 
 impl Metric<'_> {
     /// `d_i`.
     pub fn at(&self, i: usize) -> f64 {
-        self.diagonal.get(i).map_or(self.sigma, |d| self.sigma * f64::from(*d))
+        let (regularisation, curvature) = self.parts(i);
+        regularisation + curvature
+    }
+
+    /// The parts of `d_i`: the regularisation, and the curvature of the model.
+    fn parts(&self, i: usize) -> (f64, f64) {
+        match self {
+            Self::Scalar(sigma) => (*sigma, 0.0),
+            Self::Scaled(sigma, diagonal) => (sigma * f64::from(diagonal[i]), 0.0),
+            Self::Shifted(sigma, diagonal) => (*sigma, f64::from(diagonal[i])),
+        }
     }
 }
 
@@ -75,8 +87,10 @@ pub struct Trial {
     pub gradient_slope: f64,
     /// `lambda (h(x) - h(x+s))`.
     pub penalty_decrease: f64,
-    /// `s'ds` in the metric `d`.
+    /// `s'rs` with the regularisation `r` of the metric: all of it but the curvature `D`.
     pub squared_step: f64,
+    /// `s'Ds / 2`.
+    pub curvature: f64,
     /// Penalised weights that are not zero at the trial point.
     pub nonzero: usize,
     /// Most that rounding the trial point to f32 can change the predicted decrease by.
@@ -90,20 +104,31 @@ impl Trial {
             gradient_slope: self.gradient_slope + other.gradient_slope,
             penalty_decrease: self.penalty_decrease + other.penalty_decrease,
             squared_step: self.squared_step + other.squared_step,
+            curvature: self.curvature + other.curvature,
             nonzero: self.nonzero + other.nonzero,
             rounding: self.rounding + other.rounding,
         }
     }
 
-    /// Predicted decrease `-v's + lambda (h(x) - h(x+s))` of the model that made the step. At an exact prox it is at
-    /// least `s'ds/2` (the step is no worse than standing still).
+    /// Predicted decrease `-v's - s'Ds/2 + lambda (h(x) - h(x+s))` of the model that made the step, without its
+    /// regularisation. At an exact prox it is at least `s'rs/2`: the step is no worse than standing still.
     pub fn model_decrease(&self) -> f64 {
-        self.penalty_decrease - self.direction_slope
+        self.penalty_decrease - self.direction_slope - self.curvature
     }
 
-    /// Predicted decrease `-g's + lambda (h(x) - h(x+s))` with the batch's own gradient; of either sign.
+    /// Predicted decrease `-g's - s'Ds/2 + lambda (h(x) - h(x+s))` with the batch's own gradient; of either sign.
     pub fn batch_decrease(&self) -> f64 {
-        self.penalty_decrease - self.gradient_slope
+        self.penalty_decrease - self.gradient_slope - self.curvature
+    }
+
+    /// The measure of stationarity `sqrt(e (lambda (h(x) - h(x+s)) - v's))`, `e = s'ds / s's` the metric along the step, whose
+    /// scalar part is `sigma`: without a penalty and a diagonal the norm of the direction, 0 where the step is 0.
+    ///
+    /// With a metric `sigma D`, whose norm of the step is not known, `e = sigma`.
+    pub fn stationarity(&self, sigma: f64) -> f64 {
+        let bend = if self.curvature > 0.0 { 2.0 * self.curvature / self.squared_step } else { 0.0 };
+        let along = sigma * (1.0 + bend);
+        (along * (self.penalty_decrease - self.direction_slope).max(0.0)).sqrt()
     }
 }
 
@@ -174,7 +199,8 @@ impl ProximalModel<'_> {
         let penalty = self.regulariser.penalty;
         let mut penalty_sum = 0.0;
         for (k, (i, to)) in range.zip(to).enumerate() {
-            let d = self.metric.at(i);
+            let (regularisation, curvature) = self.metric.parts(i);
+            let d = regularisation + curvature;
             let z = gradient_step(x[i], direction[i], d);
             let exact = match prox {
                 Prox::Free => z,
@@ -188,9 +214,10 @@ impl ProximalModel<'_> {
             let s = f64::from(moved) - f64::from(x[i]);
             sums.direction_slope += v * s;
             sums.gradient_slope += f64::from(gradient[i]) * s;
-            sums.squared_step += d * s * s;
+            sums.squared_step += regularisation * s * s;
+            sums.curvature += curvature * s * s / 2.0;
             let tiny = f64::from(f32::MIN_POSITIVE);
-            sums.rounding += (HALF_ULP * exact.abs() + tiny) * v.abs();
+            sums.rounding += (HALF_ULP * exact.abs() + tiny) * (v.abs() + curvature * s.abs());
             if !matches!(prox, Prox::Free) {
                 sums.nonzero += usize::from(moved != 0.0);
             }
@@ -216,7 +243,7 @@ mod tests {
     use crate::penalty::Penalty;
     use crate::regulariser::Bounds;
 
-    const UNIT: Metric = Metric { sigma: 1.0, diagonal: &[] };
+    const UNIT: Metric = Metric::Scalar(1.0);
 
     fn point() -> impl Strategy<Value = Vec<(f32, f32)>> {
         let weight = prop_oneof![Just(0.0f32), -1.0..1.0f32, -1e-3..1e-3f32];
@@ -229,11 +256,22 @@ mod tests {
         Penalised { range, lambda, groups: None }
     }
 
-    /// That `xi >= s'ds/2` up to the stated rounding, on coordinates whose direction is the gradient.
+    /// A metric of each kind.
+    fn metric(kind: usize, sigma: f64, diagonal: &[f32]) -> Metric<'_> {
+        [Metric::Scalar(sigma), Metric::Scaled(sigma, diagonal), Metric::Shifted(sigma, diagonal)][kind]
+    }
+
+    /// That `xi >= s'rs/2` up to the stated rounding, on coordinates whose direction is the gradient.
     fn check_decrease(model: &ProximalModel, x: &[f32], v: &[f32]) -> Result<(), TestCaseError> {
-        let trial = model.propose(x, v, v, &mut vec![0.0; x.len()]);
+        let mut moved = vec![0.0; x.len()];
+        let trial = model.propose(x, v, v, &mut moved);
         let bound = trial.squared_step / 2.0;
-        let slack = 2.0 * trial.rounding + 1e-12 * bound;
+        if let Metric::Scalar(sigma) | Metric::Shifted(sigma, _) = model.metric {
+            let squares = moved.iter().zip(x).map(|(to, x)| (f64::from(*to) - f64::from(*x)).powi(2));
+            let expected = sigma / 2.0 * squares.sum::<f64>();
+            prop_assert!((bound - expected).abs() <= 1e-12 * expected, "{trial:?}: {bound}, expected {expected}");
+        }
+        let slack = 2.0 * trial.rounding + 1e-12 * (bound + trial.curvature);
         prop_assert!(trial.model_decrease() >= bound - slack, "{trial:?} {bound} {slack}");
         prop_assert!(slack <= 1e-5 * (1.0 + bound), "the bound says something: {slack}");
         Ok(())
@@ -243,28 +281,28 @@ mod tests {
         /// Every penalty, scalar and diagonal metrics, with and without a box that holds the point, sigma from tiny to huge.
         #[test]
         fn step_is_no_worse_than_none(
-            point in point(), penalty in prop::sample::select(&PENALTIES[..]), diagonal: bool, boxed: bool,
+            point in point(), penalty in prop::sample::select(&PENALTIES[..]), kind in 0..3usize, boxed: bool,
             lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
         ) {
             let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
             let bounds = (boxed && matches!(penalty, Penalty::L0 | Penalty::L1)).then_some(Bounds(-1.0, 1.0));
             let penalised = [layer(0..x.len() / 2, lambda), layer(x.len() / 2 + 1..x.len(), lambda / 3.0)];
-            let diagonal: Vec<f32> = if diagonal { v.iter().map(|v| v.abs() + 0.1).collect() } else { Vec::new() };
-            let metric = Metric { sigma: 10f64.powf(exponent), diagonal: &diagonal };
+            let diagonal: Vec<f32> = v.iter().map(|v| v.abs() + if kind == 1 { 0.1 } else { 0.0 }).collect();
+            let metric = metric(kind, 10f64.powf(exponent), &diagonal);
             let regulariser = Regulariser { penalty, bounds };
             check_decrease(&ProximalModel { regulariser, penalised: &penalised, metric }, &x, &v)?;
         }
 
         #[test]
         fn step_of_groups_is_no_worse_than_none(
-            point in prop::collection::vec((-1.0..1.0f32, -2.0..2.0f32), 24..25), l1: bool, diagonal: bool,
+            point in prop::collection::vec((-1.0..1.0f32, -2.0..2.0f32), 24..25), l1: bool, kind in 0..3usize,
             group in prop::sample::select(&[Group::Kernel, Group::InputChannel, Group::Block1x4][..]),
             lambda in prop_oneof![Just(0.0), 1e-6..1.0f64], exponent in -3.0..4.0f64
         ) {
             let (x, v): (Vec<f32>, Vec<f32>) = point.into_iter().unzip();
             let penalised = [Penalised { range: 3..23, lambda, groups: Some(Grouping::new(group, [2, 5, 2])) }];
-            let diagonal: Vec<f32> = if diagonal { v.iter().map(|v| v.abs() + 0.1).collect() } else { Vec::new() };
-            let metric = Metric { sigma: 10f64.powf(exponent), diagonal: &diagonal };
+            let diagonal: Vec<f32> = v.iter().map(|v| v.abs() + if kind == 1 { 0.1 } else { 0.0 }).collect();
+            let metric = metric(kind, 10f64.powf(exponent), &diagonal);
             let regulariser = Regulariser::from(if l1 { Penalty::L1 } else { Penalty::L0 });
             check_decrease(&ProximalModel { regulariser, penalised: &penalised, metric }, &x, &v)?;
         }
@@ -272,6 +310,35 @@ mod tests {
 
     fn l0<'a>(penalised: &'a [Penalised]) -> ProximalModel<'a> {
         ProximalModel { regulariser: Penalty::L0.into(), penalised, metric: UNIT }
+    }
+
+    proptest! {
+        /// With curvature the trial point is as good as any of a grid under
+        /// `v's + s'Ds/2 + sigma/2 s's + lambda h(x+s)`, and `xi` is what that falls by without the term in `sigma`.
+        #[test]
+        fn the_step_with_curvature_minimises_its_model(
+            x in -1.0..1.0f32, v in -2.0..2.0f32, curvature in prop_oneof![Just(0.0), 0.0..20.0f32],
+            penalty in prop::sample::select(&PENALTIES[..]), lambda in 1e-3..1.0f64, exponent in -1.0..2.0f64
+        ) {
+            let sigma = 10f64.powf(exponent);
+            let (point, slope, bend) = (f64::from(x), f64::from(v), f64::from(curvature));
+            let model = |u: f64| {
+                let s = u - point;
+                slope * s + bend / 2.0 * s * s + lambda * penalty.value(u)
+            };
+            let regularised = |u: f64| model(u) + sigma / 2.0 * (u - point).powi(2);
+            let penalised = [layer(0..1, lambda)];
+            let (diagonal, mut moved) = ([curvature], [9.0]);
+            let metric = Metric::Shifted(sigma, &diagonal);
+            let proposal = ProximalModel { regulariser: penalty.into(), penalised: &penalised, metric };
+            let trial = proposal.propose(&[x], &[v], &[v], &mut moved);
+            let found = f64::from(moved[0]);
+            let best = (-4000..=4000).map(|k| regularised(f64::from(k) / 200.0)).fold(regularised(0.0), f64::min);
+            prop_assert!(regularised(found) <= best + 1e-6, "{found}: {} and {best}", regularised(found));
+            let fall = model(point) - model(found);
+            prop_assert!((trial.model_decrease() - fall).abs() <= 1e-12 * (1.0 + fall.abs()), "{trial:?}: {fall}");
+            prop_assert_eq!(trial.batch_decrease(), trial.model_decrease());
+        }
     }
 
     #[test]

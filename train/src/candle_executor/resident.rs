@@ -88,6 +88,7 @@ pub(super) fn unsupported(settings: &Settings, layers: &Layers) -> Option<&'stat
     let shared = settings.share == Share::Global && unscaled;
     match () {
         () if settings.relaxed => Some("ProxSGD"),
+        () if settings.quasi_cauchy => Some("curvature"),
         () if settings.regulariser.bounds.is_some() => Some("a box"),
         () if layers.penalised.iter().any(|layer| layer.groups.is_some()) => Some("groups"),
         () if !matches!(settings.regulariser.penalty, Penalty::L0 | Penalty::L1 | Penalty::L0Ball) => {
@@ -142,6 +143,7 @@ impl Resident {
             mean_square: saved(&self.mean_square)?,
             parameters: saved(&self.average)?,
             iterate: saved(&self.iterate)?,
+            ..Averages::default()
         };
         Ok((self.rows.download(&self.parameters)?, averages))
     }
@@ -453,7 +455,7 @@ impl Vectors for OnDevice<'_> {
         self.try_propose(rules, regulariser, acting).map_err(failed)
     }
 
-    fn value(&mut self) -> std::result::Result<f64, ExecutorError> {
+    fn value(&mut self, _: Rules) -> std::result::Result<f64, ExecutorError> {
         self.passes.forward += 1;
         self.try_value().map_err(failed)
     }

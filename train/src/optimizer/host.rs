@@ -6,6 +6,7 @@ use super::vectors::{Acting, Proposal, Rules, Vectors, averaging_weight};
 use super::{Averages, Layers, Objective};
 use crate::executor::{ExecutorError, Support};
 use crate::penalty::Penalty;
+use crate::quasi_cauchy;
 use crate::regulariser::Regulariser;
 use crate::schedule_free::{ScheduleFree, Sequences};
 use crate::share::{PenalisedLayer, lambdas_for, largest_to_go};
@@ -24,6 +25,7 @@ pub(super) struct HostVectors {
     average: Vec<f32>,
     sequences: Sequences,
     trial: Vec<f32>,
+    trial_gradient: Vec<f32>,
     critical: Vec<f64>,
 }
 
@@ -74,8 +76,15 @@ impl Vectors for OnHost<'_> {
         Ok(Proposal { loss: self.loss, trial, lambda, guarded })
     }
 
-    fn value(&mut self) -> Result<f64, ExecutorError> {
-        self.objective.value(&self.vectors.trial)
+    fn value(&mut self, rules: Rules) -> Result<f64, ExecutorError> {
+        let HostVectors { averages, gradient, trial, trial_gradient, .. } = &mut *self.vectors;
+        if !rules.settings.quasi_cauchy {
+            return self.objective.value(trial);
+        }
+        trial_gradient.resize(trial.len(), 0.0);
+        let value = self.objective.gradient(trial, trial_gradient)?;
+        quasi_cauchy::update(&mut averages.curvature, [self.parameters, trial], [gradient, trial_gradient]);
+        Ok(value)
     }
 
     fn leave(&mut self, rules: Rules, taken: bool) -> Result<(), ExecutorError> {
@@ -102,7 +111,7 @@ impl HostVectors {
             return;
         }
         let regulariser = Regulariser { penalty: Penalty::L0Ball, ..settings.regulariser };
-        let metric = Metric { sigma: 1.0, diagonal: &[] };
+        let metric = Metric::Scalar(1.0);
         let still = vec![0.0; parameters.len()];
         self.critical.clear();
         for layer in &layers.penalised {
@@ -123,9 +132,9 @@ impl HostVectors {
 
     /// The new direction into a buffer of its own: the momentum only follows if the step is taken.
     fn set_direction(&mut self, rules: Rules, x: &[f32]) {
-        let Rules { settings, layers, state, sigma } = rules;
+        let Rules { settings, layers, state, .. } = rules;
         match settings.direction.schedule_free() {
-            Some(method) => self.advance(method, state.averaged, x, sigma),
+            Some(method) => self.advance(rules, method, x),
             None => {
                 settings.direction.update(state.step, &self.gradient, &self.averages.momentum, &mut self.direction);
             }
@@ -158,9 +167,8 @@ impl HostVectors {
         }
     }
 
-    /// The next sequences of schedule-free averaging, `averaged` steps of which count, into buffers of their own, and the
-    /// direction to where they lead.
-    fn advance(&mut self, method: ScheduleFree, averaged: u64, x: &[f32], sigma: f64) {
+    /// The next sequences of schedule-free averaging into buffers of their own, and the direction to where they lead.
+    fn advance(&mut self, rules: Rules, method: ScheduleFree, x: &[f32]) {
         let Self { averages, gradient, direction, sequences, .. } = self;
         if averages.iterate.is_empty() {
             averages.iterate = x.to_vec();
@@ -169,13 +177,15 @@ impl HostVectors {
         sequences.iterate.clone_from(&averages.iterate);
         sequences.average.clone_from(&averages.parameters);
         direction.resize(x.len(), 0.0);
-        method.advance((x, gradient), (sigma, ScheduleFree::part(averaged)), sequences, direction);
+        let metric = metric(rules, &[], &averages.curvature);
+        let part = ScheduleFree::part(rules.state.averaged);
+        method.advance((x, gradient), (metric, part), sequences, direction);
     }
 
     /// The weights of the penalty with which `left` weights are left.
     fn lambdas(&mut self, rules: Rules, regulariser: Regulariser, x: &[f32], left: usize) -> Vec<f64> {
-        let Self { direction, diagonal, critical, .. } = self;
-        let metric = Metric { sigma: rules.sigma, diagonal };
+        let Self { averages, direction, diagonal, critical, .. } = self;
+        let metric = metric(rules, diagonal, &averages.curvature);
         critical.clear();
         for layer in &rules.layers.penalised {
             let place = (layer.range.clone(), layer.groups);
@@ -186,8 +196,8 @@ impl HostVectors {
 
     /// The trial point, and the layers that keep their least number of weights by a smaller lambda than theirs.
     fn propose(&mut self, rules: Rules, regulariser: Regulariser, lambdas: Vec<f64>, x: &[f32]) -> (Trial, Vec<usize>) {
-        let Self { gradient, direction, diagonal, trial, critical, .. } = self;
-        let metric = Metric { sigma: rules.sigma, diagonal };
+        let Self { averages, gradient, direction, diagonal, trial, critical, .. } = self;
+        let metric = metric(rules, diagonal, &averages.curvature);
         let mut penalised = rules.layers.with(lambdas);
         let sums = ProximalModel { regulariser, penalised: &penalised, metric }.propose(x, gradient, direction, trial);
         let mut guarded = Vec::new();
@@ -237,6 +247,15 @@ impl HostVectors {
         if kept < 1.0 {
             layers.prunable.iter().cloned().for_each(|range| parameters[range].iter_mut().for_each(|x| *x *= kept));
         }
+    }
+}
+
+/// The metric of a step: that of a direction with one, or SR2's with or without curvature.
+fn metric<'a>(rules: Rules, diagonal: &'a [f32], curvature: &'a [f32]) -> Metric<'a> {
+    match rules.sigma {
+        sigma if !curvature.is_empty() => Metric::Shifted(sigma, curvature),
+        sigma if !diagonal.is_empty() => Metric::Scaled(sigma, diagonal),
+        sigma => Metric::Scalar(sigma),
     }
 }
 

@@ -21,6 +21,9 @@ pub struct Settings {
     pub share: Share,
     /// What the step follows, and in which metric.
     pub direction: Direction,
+    /// Whether SR2's model has a diagonal curvature, learnt in each step that is tested: [`crate::quasi_cauchy`]. For a
+    /// function that stays the same from step to step, not for batches.
+    pub quasi_cauchy: bool,
     /// How long the step is, and whether it is taken.
     pub control: StepControl,
     /// Whether the point only moves part of the way to the trial point, as in ProxSGD: by `0.06 / (t + 4)^0.5` at step

@@ -22,6 +22,7 @@ fn settings(penalty: Penalty, lambda: f64, beta: f64, sr2: Sr2) -> Settings {
         share: Share::Global,
         direction,
         control,
+        quasi_cauchy: false,
         relaxed: false,
         weight_decay: 0.0,
         ema: None,
@@ -141,13 +142,15 @@ fn non_finite_losses_stop_at_the_point_and_reject_at_the_trial() {
 #[test]
 fn a_resumed_state_gives_the_same_bits() {
     for direction in [Direction::Momentum { beta: 0.9, nesterov: false }, SCHEDULE_FREE] {
-        a_resumed_state_gives_the_same_bits_with(direction);
+        for quasi_cauchy in [false, true] {
+            a_resumed_state_gives_the_same_bits_with(direction, quasi_cauchy);
+        }
     }
 }
 
-fn a_resumed_state_gives_the_same_bits_with(direction: Direction) {
+fn a_resumed_state_gives_the_same_bits_with(direction: Direction, quasi_cauchy: bool) {
     let lambda = LeastSquares::elastic_net().lambda;
-    let settings = Settings { direction, ..settings(Penalty::L1, lambda, 0.0, Sr2::paper()) };
+    let settings = Settings { direction, quasi_cauchy, ..settings(Penalty::L1, lambda, 0.0, Sr2::paper()) };
     let mut problem = LeastSquares::elastic_net();
     let mut straight = Optimizer::new(settings.clone(), Layers::one(0..24));
     let mut x = vec![1.0; 24];
@@ -162,6 +165,7 @@ fn a_resumed_state_gives_the_same_bits_with(direction: Direction) {
         assert_eq!(reports.0, reports.1);
     }
     assert_eq!(x, y);
+    assert_eq!(straight.averages(), resumed.averages());
 }
 
 /// `1/2 |x - centre|^2`, whose gradient moves every weight towards `centre`.
@@ -190,6 +194,7 @@ fn towards(penalty: Penalty, direction: Direction, control: StepControl, relaxed
         share: Share::Global,
         direction,
         control,
+        quasi_cauchy: false,
         relaxed,
         weight_decay: 0.0,
         ema: None,
@@ -223,8 +228,12 @@ fn every_method_ends_with_exactly_the_weights_asked_for() {
     let sr2 = StepControl::Sr2(Sr2::robust(FLAT_FLOOR, 10));
     let rate = StepControl::Schedule(Schedule::Drops { first: 1e2, steps: 100 });
     let unit = Floor { lowest: 1.0, first: 1.0, last: 1.0, warmup: 0.0, steps: 100 };
+    let schedule_free = towards(Penalty::L0, SCHEDULE_FREE, sr2.clone(), false, true);
+    let with_curvature = |settings| Settings { quasi_cauchy: true, ..settings };
     let methods = [
-        ("schedule-free sr2", towards(Penalty::L0, SCHEDULE_FREE, sr2.clone(), false, true)),
+        ("sr2 with curvature", with_curvature(towards(Penalty::L0, momentum, sr2.clone(), false, true))),
+        ("schedule-free sr2 with curvature", with_curvature(schedule_free.clone())),
+        ("schedule-free sr2", schedule_free),
         ("sr2", towards(Penalty::L0, momentum, sr2, false, true)),
         ("magnitude", towards(Penalty::L0, momentum, one_cycle(), false, false)),
         ("prox-gen", towards(Penalty::L0, Direction::Adam, rate, false, true)),

@@ -61,8 +61,8 @@ pub(crate) trait Vectors {
     /// Computes the trial point, in which no layer falls under its least number of weights.
     fn propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal, ExecutorError>;
 
-    /// Loss at the trial point.
-    fn value(&mut self) -> Result<f64, ExecutorError>;
+    /// Loss at the trial point; moves the curvature, where there is one.
+    fn value(&mut self, rules: Rules) -> Result<f64, ExecutorError>;
 
     /// Moves to the trial point if it is taken; moves the averages.
     fn leave(&mut self, rules: Rules, taken: bool) -> Result<(), ExecutorError>;

@@ -215,5 +215,6 @@ pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<S
     let relaxed = config.method == Method::ProxSgd;
     let share = config.share.expect("the configuration is resolved");
     let weight_decay = if config.method == Method::AdamW { WEIGHT_DECAY } else { 0.0 };
-    Ok(Settings { regulariser, plan, share, direction, control, relaxed, weight_decay, ema: config.ema })
+    let ema = config.ema;
+    Ok(Settings { regulariser, plan, share, direction, quasi_cauchy: false, control, relaxed, weight_decay, ema })
 }

@@ -90,6 +90,7 @@ impl Snapshot {
             mean_square: average(MEAN_SQUARE_TENSOR)?,
             parameters: average(PARAMETERS_TENSOR)?,
             iterate: average(ITERATE_TENSOR)?,
+            ..Averages::default()
         };
         Ok(Self { model, state, averages })
     }
@@ -97,7 +98,7 @@ impl Snapshot {
     /// The checkpoint to write.
     pub(super) fn into_checkpoint(self, provenance: Provenance) -> Checkpoint {
         let mut state = TensorMap::new();
-        let Averages { momentum, mean_square, parameters, iterate } = self.averages;
+        let Averages { momentum, mean_square, parameters, iterate, .. } = self.averages;
         let averages = [
             (MOMENTUM_TENSOR, momentum),
             (MEAN_SQUARE_TENSOR, mean_square),

@@ -135,6 +135,7 @@ fn settings(penalty: Penalty, target: Target, direction: Direction, control: Ste
         share: Share::Global,
         direction,
         control,
+        quasi_cauchy: false,
         relaxed: false,
         weight_decay: 0.0,
         ema: None,
