@@ -9,12 +9,12 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use sr2_train::candle_executor::DeviceKind;
 use sr2_train::collective::agree;
 use sr2_train::data::DatasetKind;
+use sr2_train::executor::Precision;
 use sr2_train::group::Group;
 use sr2_train::penalty::Penalty;
 use sr2_train::progress::Progress;
 use sr2_train::regulariser::Bounds;
 use sr2_train::share::Share;
-use sr2_train::tape::Precision;
 use sr2_train::tensorboard::EventLog;
 use sr2_train::{
     Config, Control, ExecutorKind, Method, Observer, Outcome, Summary, TrainError, resume_together, train_together,
@@ -125,7 +125,7 @@ pub struct Arguments {
     /// auto, tape (our CPU kernels) or candle [default: auto: tape on the CPU]
     #[arg(long, value_parser = by_name::<ExecutorKind>)]
     executor: Option<ExecutorKind>,
-    /// f32, or bf16 for dense convolutions on a CPU with AVX512-BF16 [default: f32]
+    /// f32; bf16 for convolutions, on the tape with AVX512-BF16 and in candle; with device cuda tf32 too [default: f32]
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
     /// Threads that compute [default: all]

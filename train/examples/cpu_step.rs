@@ -17,7 +17,7 @@ use sr2_models::{Graph, ParameterRole, zoo};
 use sr2_train::candle_executor::{CandleExecutor, DeviceKind};
 use sr2_train::data::{BatchLoader, Dataset, DatasetKind, IMAGE_BYTES, LoaderError, LoaderOptions};
 use sr2_train::direction::Direction;
-use sr2_train::executor::{Batch, Executor, ExecutorError, Support};
+use sr2_train::executor::{Batch, Executor, ExecutorError, Precision, Support};
 use sr2_train::layout::ParameterLayout;
 use sr2_train::metrics::Passes;
 use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
@@ -25,7 +25,7 @@ use sr2_train::penalty::Penalty;
 use sr2_train::pruning::{PruningPlan, Target};
 use sr2_train::share::{PenalisedLayer, Share};
 use sr2_train::sr2::Sr2;
-use sr2_train::tape::{PhaseTimes, Precision, TapeExecutor};
+use sr2_train::tape::{PhaseTimes, TapeExecutor};
 
 /// Times training steps on the CPU, split by phase, or in candle on a CUDA device.
 #[derive(Parser)]
@@ -42,9 +42,12 @@ struct Options {
     /// Per cent of the prunable weights that are zero.
     #[arg(long, value_delimiter = ',', default_value = "0,80,90,95,98")]
     sparsity: Vec<u32>,
-    /// Compute dense convolutions of the tape in bf16.
+    /// Compute dense convolutions in bf16.
     #[arg(long)]
     bf16: bool,
+    /// Let matrix products on a CUDA device round to TF32.
+    #[arg(long, conflicts_with = "bf16")]
+    tf32: bool,
     /// Each step takes a new batch from the loader, shuffled, cropped and flipped, instead of always the same; the
     /// images are noise.
     #[arg(long)]
@@ -134,9 +137,14 @@ enum Running {
 
 impl Running {
     fn new(engine: Engine, graph: &Graph, options: &Options) -> Result<Self, ExecutorError> {
+        let precision = match (options.bf16, options.tf32 && engine == Engine::Cuda) {
+            (true, _) => Precision::Bf16,
+            (false, true) => Precision::Tf32,
+            (false, false) => Precision::F32,
+        };
         if engine == Engine::Tape {
             let mut tape = TapeExecutor::new(graph, options.batch, options.threads)?;
-            tape.set_precision(if options.bf16 { Precision::Bf16 } else { Precision::F32 })?;
+            tape.set_precision(precision)?;
             return Ok(Self::Tape(tape));
         }
         let layout = ParameterLayout::new(graph);
@@ -145,7 +153,9 @@ impl Running {
             buffers[segment.range.clone()].fill(1.0);
         }
         let device = if engine == Engine::Cuda { DeviceKind::Cuda } else { DeviceKind::Cpu };
-        Ok(Self::Candle(CandleExecutor::new(graph.clone(), buffers, device)?))
+        let mut candle = CandleExecutor::new(graph.clone(), buffers, device)?;
+        candle.set_precision(precision)?;
+        Ok(Self::Candle(candle))
     }
 
     fn get(&mut self) -> &mut dyn Executor {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sr2_models::{BatchNormalization, Graph, Op};
 
 use crate::cross_entropy::cross_entropy;
-use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
+use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Precision, Support};
 use crate::layout::{ParameterLayout, Segment};
 use crate::metrics::Passes;
 use crate::optimizer::{Averages, Optimizer, StepError, StepReport};
@@ -41,6 +41,7 @@ pub struct CandleExecutor {
     /// Running statistics, in the layout's order.
     running: Vec<Tensor>,
     support: Support,
+    precision: Precision,
     resident: Option<Resident>,
 }
 
@@ -72,8 +73,23 @@ impl CandleExecutor {
         assert_eq!(buffers.len(), layout.buffers_len(), "buffers of {}", graph.name());
         let device = open(device)?;
         let running = tensors(layout.buffers(), &buffers, &device).map_err(failed)?;
-        let (last_reads, support) = (graph.last_reads(), Support::default());
-        Ok(Self { last_reads, layout, device, running, support, graph, resident: None })
+        let (last_reads, support, precision) = (graph.last_reads(), Support::default(), Precision::default());
+        Ok(Self { last_reads, layout, device, running, support, precision, graph, resident: None })
+    }
+
+    /// Trains in this precision from now on; [`Executor::logits`] has no bf16. On the CPU, where candle multiplies none,
+    /// factors and results are rounded. TF32 is a setting of the whole process, which any other precision ends.
+    ///
+    /// # Errors
+    /// TF32 on the CPU.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<(), ExecutorError> {
+        match (self.device.is_cpu(), precision == Precision::Tf32) {
+            (true, true) => return Err(failed("tf32 needs device cuda; use f32")),
+            (true, false) => {}
+            (false, tf32) => candle_core::cuda::set_gemm_reduced_precision_f32(tf32),
+        }
+        self.precision = precision;
+        Ok(())
     }
 
     /// Takes over the vectors of a training; its steps are then [`CandleExecutor::step`]'s, until
@@ -148,6 +164,7 @@ impl CandleExecutor {
         images: Tensor,
         mode: Mode,
     ) -> candle_core::Result<(Tensor, Vec<BatchStatistics>)> {
+        let bf16 = mode == Mode::Training && self.precision == Precision::Bf16;
         let mut values = vec![Some(images)];
         let mut statistics = Vec::new();
         for (index, node) in self.graph.nodes().iter().enumerate() {
@@ -159,7 +176,7 @@ impl CandleExecutor {
                     statistics.push(BatchStatistics { norm: norm.clone(), mean, var });
                     output
                 }
-                op => ops::apply(op, &inputs, tensors)?,
+                op => ops::apply(op, &inputs, tensors, bf16)?,
             };
             values.push(Some(output));
             for value in &node.inputs {

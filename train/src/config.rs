@@ -10,11 +10,11 @@ use sr2_models::zoo;
 
 use crate::candle_executor::DeviceKind;
 use crate::data::DatasetKind;
+use crate::executor::Precision;
 use crate::group::Group;
 use crate::penalty::Penalty;
 use crate::regulariser::Bounds;
 use crate::share::Share;
-use crate::tape::Precision;
 
 mod resolve;
 #[cfg(test)]
@@ -93,7 +93,7 @@ pub struct Config {
     pub device: DeviceKind,
     /// What computes the network.
     pub executor: ExecutorKind,
-    /// What dense convolutions multiply in training; weights and checkpoints are f32 in any case.
+    /// What convolutions multiply in training; weights and checkpoints are f32 in any case.
     pub precision: Precision,
     /// Threads that compute, the same bits whatever their number; by default all that the machine has.
     pub threads: Option<usize>,

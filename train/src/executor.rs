@@ -2,6 +2,7 @@
 //! vector. The optimizers know nothing else of the network, the device or the framework.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::candle_executor::CandleExecutor;
 use crate::layout::ParameterLayout;
@@ -24,6 +25,20 @@ pub struct BatchLoss {
     pub loss: f64,
     /// Number of images whose largest logit is their class's.
     pub correct: usize,
+}
+
+/// What convolutions and linear layers multiply in training; everything else is f32, weights too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// On a CUDA device: f32 whose factors matrix products may round to TF32, 10 bits after the leading one; in evaluation
+    /// too.
+    Tf32,
+    /// Activations, gradients and weights rounded to bf16. On the tape, depthwise and sparse convolutions stay f32.
+    Bf16,
 }
 
 /// Which prunable weights may move.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use sr2_models::{BatchNormalization, Conv, Gemm, Node, Op, Pool};
 
 type Tensors = HashMap<String, Tensor>;
@@ -42,11 +42,11 @@ fn clip(x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
     (x * inside)? + bound
 }
 
-/// Applies an operator; batch norm with its running statistics.
-pub(super) fn apply(op: &Op, inputs: &[Tensor], tensors: &Tensors) -> Result<Tensor> {
+/// Applies an operator; batch norm with its running statistics. With `bf16`, factors of products are rounded so.
+pub(super) fn apply(op: &Op, inputs: &[Tensor], tensors: &Tensors, bf16: bool) -> Result<Tensor> {
     let x = &inputs[0];
     match op {
-        Op::Conv(c) => convolution(c, x, tensors),
+        Op::Conv(c) => convolution(c, x, tensors, bf16),
         Op::BatchNormalization(n) => {
             let (mean, var) = (per_channel(&tensors[&n.mean])?, per_channel(&tensors[&n.var])?);
             normalise(n, x, &mean, &var, tensors)
@@ -82,7 +82,7 @@ pub(super) fn apply(op: &Op, inputs: &[Tensor], tensors: &Tensors) -> Result<Ten
         }
         Op::GlobalAveragePool => x.mean_keepdim((2, 3)),
         Op::Flatten => x.flatten_from(1),
-        Op::Gemm(g) => linear(g, x, tensors),
+        Op::Gemm(g) => linear(g, x, tensors, bf16),
         Op::Identity => Ok(x.clone()),
         other => bail!("operator {} cannot be trained", other.name()),
     }
@@ -115,22 +115,42 @@ fn per_channel(tensor: &Tensor) -> Result<Tensor> {
     tensor.reshape((1, (), 1, 1))
 }
 
-fn convolution(c: &Conv, x: &Tensor, tensors: &Tensors) -> Result<Tensor> {
+/// `multiply` of `x` and `weight`, both f32 as the product is; if `bf16`, multiplied in bf16.
+fn product(
+    bf16: bool,
+    x: &Tensor,
+    weight: &Tensor,
+    multiply: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    if !bf16 {
+        return multiply(x, weight);
+    }
+    let rounded = |tensor: &Tensor| {
+        let rounded = tensor.to_dtype(DType::BF16)?;
+        // candle multiplies no bf16 there.
+        if tensor.device().is_cpu() { rounded.to_dtype(DType::F32) } else { Ok(rounded) }
+    };
+    rounded(&multiply(&rounded(x)?, &rounded(weight)?)?)?.to_dtype(DType::F32)
+}
+
+fn convolution(c: &Conv, x: &Tensor, tensors: &Tensors, bf16: bool) -> Result<Tensor> {
     let [top, left, bottom, right] = c.pads;
     let (x, padding) = if [left, bottom, right] == [top; 3] {
         (x.clone(), top)
     } else {
         (x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?, 0)
     };
-    let y = x.conv2d(&tensors[&c.weight], padding, c.stride[0], c.dilation[0], c.groups)?;
+    let y = product(bf16, &x, &tensors[&c.weight], |x, weight| {
+        x.conv2d(weight, padding, c.stride[0], c.dilation[0], c.groups)
+    })?;
     match &c.bias {
         Some(bias) => y.broadcast_add(&per_channel(&tensors[bias])?),
         None => Ok(y),
     }
 }
 
-fn linear(g: &Gemm, x: &Tensor, tensors: &Tensors) -> Result<Tensor> {
-    let y = x.matmul(&tensors[&g.weight].t()?)?;
+fn linear(g: &Gemm, x: &Tensor, tensors: &Tensors, bf16: bool) -> Result<Tensor> {
+    let y = product(bf16, x, &tensors[&g.weight], |x, weight| x.matmul(&weight.t()?))?;
     match &g.bias {
         Some(bias) => y.broadcast_add(&tensors[bias]),
         None => Ok(y),

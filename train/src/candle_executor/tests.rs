@@ -95,6 +95,40 @@ fn trial_losses_equal_training_losses_and_move_nothing() {
     assert_ne!(executor.buffers().unwrap(), before);
 }
 
+/// Relative change of a loss that rounding of the factors to 8 bits causes after a few layers.
+const BF16_TOLERANCE: f64 = 0.02;
+
+/// The same for the norm of a gradient, in which some ReLUs switch.
+const BF16_GRADIENT_TOLERANCE: f64 = 0.2;
+
+#[test]
+fn bf16_gives_the_loss_and_gradient_within_its_rounding() {
+    let [(f32_loss, f32_gradient, f32_logits), (loss, gradient, logits)] =
+        [Precision::F32, Precision::Bf16].map(|precision| {
+            let (_, mut executor, flat, batch) = setup();
+            executor.set_precision(precision).unwrap();
+            let mut gradient = vec![0.0; flat.len()];
+            let logits = executor.logits(&flat, &batch.images, batch.labels.len()).unwrap();
+            let trial = executor.loss(&flat, &batch).unwrap();
+            assert_eq!(executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap(), trial);
+            (trial.loss, gradient, logits)
+        });
+    assert_eq!(logits, f32_logits, "evaluation is f32");
+    assert!(loss != f32_loss && (loss / f32_loss - 1.0).abs() < BF16_TOLERANCE, "{loss} {f32_loss}");
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let difference = square(&mut gradient.iter().zip(&f32_gradient).map(|(g, e)| g - e));
+    let distance = (difference / square(&mut f32_gradient.iter().copied())).sqrt();
+    assert!(distance > 1e-4 && distance < BF16_GRADIENT_TOLERANCE, "relative distance of the gradients {distance}");
+}
+
+#[test]
+fn tf32_is_refused_on_the_cpu() {
+    let (reference, executor, ..) = setup();
+    let mut executor = CandleExecutor::new(reference.graph, executor.buffers().unwrap(), DeviceKind::Cpu).unwrap();
+    let error = executor.set_precision(Precision::Tf32).unwrap_err().to_string();
+    assert_eq!(error, "candle executor: tf32 needs device cuda; use f32");
+}
+
 #[test]
 fn the_same_call_gives_the_same_bits() {
     let (_, mut executor, flat, batch) = setup();
@@ -108,7 +142,7 @@ fn the_same_call_gives_the_same_bits() {
 #[test]
 fn relu_has_gradient_zero_at_zero() {
     let x = Var::from_slice(&[-1f32, 0.0, 2.0], 3, &open(test_device()).unwrap()).unwrap();
-    let y = ops::apply(&Op::Relu, &[x.as_tensor().clone()], &HashMap::new()).unwrap();
+    let y = ops::apply(&Op::Relu, &[x.as_tensor().clone()], &HashMap::new(), false).unwrap();
     assert_eq!(y.to_vec1::<f32>().unwrap(), [0.0, 0.0, 2.0]);
     let gradients = y.sum_all().unwrap().backward().unwrap();
     assert_eq!(gradients.get(&x).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0]);

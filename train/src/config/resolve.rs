@@ -7,10 +7,10 @@ use sr2_models::zoo;
 
 use super::{Config, ConfigError, Control, ExecutorKind, Method};
 use crate::candle_executor::DeviceKind;
+use crate::executor::Precision;
 use crate::penalty::Penalty;
 use crate::regulariser::Bounds;
 use crate::share::Share;
-use crate::tape::Precision;
 
 impl Config {
     /// Checks every setting and fills in the optional ones, but for `name` and `data`.
@@ -61,10 +61,10 @@ impl Config {
         check((1..=1024).contains(&threads), "threads", threads, "1 to 1024")?;
         check((1..=64).contains(&self.workers), "workers", self.workers, "1 to 64")?;
         let isa = Isa::from_env()?;
-        let f32 = self.precision == Precision::F32;
-        check(tape || f32, "precision", "bf16", "f32 on candle; executor tape has bf16")?;
-        let bf16 = isa.bf16().is_some();
-        check(bf16 || f32, "precision", "bf16", format!("f32: no AVX512-BF16 with the {isa} kernels of this CPU"))?;
+        let tf32 = self.precision == Precision::Tf32;
+        check(!tf32 || self.device == DeviceKind::Cuda, "precision", "tf32", "f32 or bf16 without device cuda")?;
+        let bf16 = self.precision != Precision::Bf16 || !tape || isa.bf16().is_some();
+        check(bf16, "precision", "bf16", format!("f32: no AVX512-BF16 with the {isa} kernels of this CPU"))?;
         Ok(self)
     }
 

@@ -75,8 +75,8 @@ fn values_out_of_range_are_named() {
             "teacher is set, expected none on can",
         ),
         (
-            |c| (c.precision, c.executor) = (Precision::Bf16, ExecutorKind::Candle),
-            "precision is bf16, expected f32 on candle",
+            |c| (c.precision, c.executor) = (Precision::Tf32, ExecutorKind::Candle),
+            "precision is tf32, expected f32 or bf16 without device cuda",
         ),
         (|c| c.lambda = Some(f64::NAN), "lambda is NaN, expected a finite number from 0"),
         (|c| c.momentum = 1.0, "momentum is 1, expected from 0 to below 1"),

@@ -21,7 +21,6 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use serde::{Deserialize, Serialize};
 use sr2_kernels::training::{block_images, unblock_rows};
 use sr2_kernels::{Aligned, Bf16, Isa};
 use sr2_models::Graph;
@@ -29,7 +28,7 @@ use sr2_models::Graph;
 use crate::collective::{Alone, Collective};
 use crate::cross_entropy::cross_entropy;
 use crate::distillation::blend;
-use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Support};
+use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Precision, Support};
 use crate::layout::ParameterLayout;
 pub use phases::PhaseTimes;
 use phases::timed;
@@ -50,17 +49,6 @@ pub struct TapeExecutor {
     team: Arc<dyn Collective>,
     scratch: Scratch,
     times: PhaseTimes,
-}
-
-/// What dense convolutions and linear layers multiply in training; everything else is f32, sums and weights too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// f32.
-    #[default]
-    F32,
-    /// Activations, gradients and weights rounded to bf16. Depthwise and sparse convolutions stay f32.
-    Bf16,
 }
 
 /// What batch norm normalises with.
@@ -179,10 +167,11 @@ impl TapeExecutor {
     /// Trains in this precision from now on; [`Executor::logits`] stays f32.
     ///
     /// # Errors
-    /// If the instructions have no bf16.
+    /// TF32, or bf16 where the instructions have none.
     pub fn set_precision(&mut self, precision: Precision) -> Result<(), ExecutorError> {
         self.bf16 = match precision {
             Precision::F32 => None,
+            Precision::Tf32 => return Err(error("tf32 needs device cuda; use f32")),
             Precision::Bf16 => {
                 let missing = || error(format!("the {} kernels of this CPU have no bf16; use f32", self.isa));
                 Some(self.isa.bf16().ok_or_else(missing)?)

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use sr2_kernels::Isa;
 use sr2_models::{Clip, Conv, Gemm, Graph, GraphBuilder, Node, Op, ParameterRole, zoo};
 
-use super::{Precision, TapeExecutor};
+use super::TapeExecutor;
 use crate::candle_executor::CandleExecutor;
 use crate::candle_executor::tests::test_device;
-use crate::executor::{Batch, Executor, Support};
+use crate::executor::{Batch, Executor, Precision, Support};
 
 /// Largest difference of a gradient, relative to the largest value of its parameter, that f32 rounding may cause.
 const GRADIENT_TOLERANCE: f64 = 1e-5;

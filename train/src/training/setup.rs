@@ -39,7 +39,9 @@ pub(super) fn executor(
     team: &Arc<dyn Collective>,
 ) -> Result<Box<dyn Executor>, ExecutorError> {
     if !is_tape(config) {
-        return Ok(Box::new(CandleExecutor::new(graph.clone(), buffers, config.device)?));
+        let mut executor = CandleExecutor::new(graph.clone(), buffers, config.device)?;
+        executor.set_precision(config.precision)?;
+        return Ok(Box::new(executor));
     }
     let threads = config.threads.expect("the configuration is resolved");
     let mut executor = TapeExecutor::new(graph, config.step_images().div_ceil(team.size()), threads)?;
