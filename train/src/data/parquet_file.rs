@@ -126,5 +126,5 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> std::result::Result<T, Parquet
         Err(panic) => panic,
     };
     let error = error.replace('\n', " ");
-    Err(Error::malformed(path, format!("cut, or not a Parquet file: {error}")))
+    Err(Error::malformed(path, format!("cut, damaged, or not a Parquet file: {error}")))
 }
