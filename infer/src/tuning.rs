@@ -54,7 +54,7 @@ impl Tuning {
     /// `weights` and `layout`.
     ///
     /// # Errors
-    /// As [`Model::plan`] and [`Engine::scratch`].
+    /// As [`Model::plan`] and [`Engine::scratch`](crate::Engine::scratch).
     pub fn measure(model: &Model, options: &Options, time: Duration) -> Result<Self, Error> {
         let isa = options.check()?;
         let options = Options { weights: Options::default().weights, layout: Options::default().layout, ..*options };
