@@ -323,7 +323,7 @@ impl ProgramBuilder {
                     stride,
                     tiles,
                     mask,
-                    weights,
+                    weights: weights.into(),
                     rows,
                     offsets,
                     chunks,

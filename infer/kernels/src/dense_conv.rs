@@ -4,6 +4,7 @@
 //! needs stay in the first-level cache.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Isa;
 use crate::grid::Tile;
@@ -17,7 +18,7 @@ pub(crate) fn most(isa: Isa) -> [usize; 2] {
 }
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], over all weights.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct DenseConv {
     pub(crate) x: usize,
     pub(crate) y: usize,
@@ -26,7 +27,7 @@ pub(crate) struct DenseConv {
     pub(crate) tiles: Vec<Tile>,
     pub(crate) mask: Option<Vec<f32>>,
     /// For each chunk, for each block, for each tap, the weights of the block's `rows` channels.
-    pub(crate) weights: Vec<f32>,
+    pub(crate) weights: Arc<[f32]>,
     pub(crate) rows: usize,
     /// Byte distance of each tap.
     pub(crate) offsets: Vec<u32>,

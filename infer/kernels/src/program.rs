@@ -1,5 +1,6 @@
 //! A program: steps over buffers, checked once when it is built, then run many times without allocating.
 
+use std::collections::BTreeSet;
 use std::iter::StepBy;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -290,9 +291,11 @@ impl Program {
         self.steps[steps].iter().map(|step| format!("{}_{}", step.kernel(), self.isa)).collect()
     }
 
-    /// Bytes of weights and indices that a range of steps reads.
+    /// Bytes of weights and indices that a range of steps reads; weights that steps share count once.
     pub fn weight_bytes(&self, steps: Range<usize>) -> usize {
-        self.steps[steps].iter().map(Step::weight_bytes).sum()
+        let mut seen = BTreeSet::new();
+        let is_first = |step: &&Step| !matches!(step, Step::DenseConv(s) if !seen.insert(s.weights.as_ptr()));
+        self.steps[steps].iter().filter(is_first).map(Step::weight_bytes).sum()
     }
 
     /// Bytes of activations in a workspace, all threads together.

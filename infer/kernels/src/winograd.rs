@@ -3,7 +3,10 @@
 //!
 //! Four output rows and the six input rows that they read become six rows each, between which a convolution of 1x3
 //! weights makes 18 products where the window would make 36. Along a row everything stays as it is, so rows are added
-//! as whole vectors, of one image or of a vector of images.
+//! as whole vectors, of one image or of a vector of images. A large map goes through these steps in bands of rows, one
+//! after the other, which stay in a cache from step to step.
+
+use std::collections::BTreeMap;
 
 use crate::Isa;
 use crate::builder::Conv;
@@ -42,6 +45,11 @@ const MOST: usize = 1 << 28;
 const WEIGHTS_STREAMED: f64 = (1 << 20) as f64;
 const STREAMING: f64 = 10.0;
 
+/// Bytes of a band of transformed rows and their products, about half of which stay in a second-level cache until the next
+/// step reads them, and bytes of weights up to which reading them again for each band costs less than that saves.
+const BAND: usize = 1400 << 10;
+const BAND_WEIGHTS: usize = 2 << 20;
+
 /// What a vector of a group of rows costs on the way in and on the way out, in multiply-adds of a vector.
 const TRANSFORMS: [f64; 2] = [12.0, 46.0];
 
@@ -49,7 +57,7 @@ impl Conv<'_> {
     /// The time of a dense convolution by [`Weights::Winograd`](crate::Weights::Winograd) as a share of that by
     /// [`Weights::Dense`](crate::Weights::Dense), about, or `None` where it cannot run from `x` to `y`.
     pub fn winograd(&self, x: &Plane, y: &Plane, [inputs, outputs]: [usize; 2], isa: Isa) -> Option<f64> {
-        let plane = plane(y);
+        let plane = plane(y, y.height().div_ceil(GROUP));
         let most = inputs.max(outputs).checked_mul(2 * PRODUCTS * plane.stride())?;
         // The last vector of a row that is shorter reaches into the rows behind.
         let reach = (y.height() - 1) * y.pitch() * y.lanes() + isa.lanes();
@@ -70,9 +78,8 @@ impl Conv<'_> {
     }
 }
 
-/// The plane of one of the rows of products of every group, for outputs in `y`.
-fn plane(y: &Plane) -> Plane {
-    let groups = y.height().div_ceil(GROUP);
+/// The plane of one of the rows of products of `groups` groups, for outputs in `y`.
+fn plane(y: &Plane, groups: usize) -> Plane {
     if y.lanes() == 1 { Plane::rows(groups, y.width(), 1) } else { Plane::image(groups, y.width(), 1, y.lanes()) }
 }
 
@@ -86,27 +93,47 @@ pub(crate) fn steps(
     start: usize,
     isa: Isa,
 ) -> (Vec<Step>, usize) {
-    let plane = plane(&y.plane);
-    let inputs = Place { start, plane, channels: x.channels };
-    let products = Place { start: start + PRODUCTS * inputs.values(), plane, channels: y.channels };
-    let mut steps = vec![Step::WinogradInput(WinogradInput { x, to: inputs })];
-    for (product, of_weights) in OF_WEIGHTS.iter().enumerate() {
+    let groups = y.plane.height().div_ceil(GROUP);
+    let weights: [Vec<f32>; PRODUCTS] = OF_WEIGHTS.map(|of_weights| {
         let of_weights = of_weights.map(|factor| factor as f32);
-        let (x, y) = (inputs.further(product), products.further(product));
-        let weights: Vec<f32> = (weights.as_chunks::<9>().0.iter())
+        (weights.as_chunks::<9>().0.iter())
             .flat_map(|w| (0..3).map(move |i| (0..3).map(|row| of_weights[row] * w[3 * row + i]).sum::<f32>()))
-            .collect();
-        steps.push(Step::DenseConv(of_product(&x, &y, &weights, isa)));
+            .collect()
+    });
+    let count = bands(&x, &y, groups);
+    let (mut steps, mut size) = (Vec::new(), 0);
+    // Of the convolutions of a band of so many groups, which all bands of as many share.
+    let mut products = BTreeMap::<usize, Vec<DenseConv>>::new();
+    for band in 0..count {
+        let band = groups * band / count..groups * (band + 1) / count;
+        let plane = plane(&y.plane, band.len());
+        let to = Place { start, plane, channels: x.channels };
+        let from = Place { start: start + PRODUCTS * to.values(), plane, channels: y.channels };
+        size = size.max(PRODUCTS * (to.values() + from.values()));
+        let of_band = products.entry(band.len()).or_insert_with(|| {
+            let place = |product| [&to, &from].map(|place| place.further(product));
+            let of_product = |(product, weights): (usize, &Vec<f32>)| of_product(place(product), weights, isa);
+            weights.iter().enumerate().map(of_product).collect()
+        });
+        steps.push(Step::WinogradInput(WinogradInput { x, first: band.start, to }));
+        steps.extend(of_band.iter().cloned().map(Step::DenseConv));
+        let (bias, first) = (bias.clone(), band.start);
+        steps.push(Step::WinogradOutput(WinogradOutput { from, first, y, residual, bias, clip }));
     }
-    let size = PRODUCTS * (inputs.values() + products.values());
-    steps.push(Step::WinogradOutput(WinogradOutput { from: products, y, residual, bias, clip }));
     (steps, size)
 }
 
+/// How many bands of groups of rows a convolution is cut into, of which each runs through all steps before the next.
+fn bands(x: &Place, y: &Place, groups: usize) -> usize {
+    let weights = 3 * PRODUCTS * x.channels * y.channels * size_of::<f32>();
+    let values = PRODUCTS * (x.channels + y.channels) * plane(&y.plane, groups).stride() * size_of::<f32>();
+    if weights > BAND_WEIGHTS { 1 } else { values.div_ceil(BAND).clamp(1, groups) }
+}
+
 /// The convolution along the rows of `x`.
-fn of_product(x: &Place, y: &Place, weights: &[f32], isa: Isa) -> DenseConv {
+fn of_product([x, y]: [Place; 2], weights: &[f32], isa: Isa) -> DenseConv {
     let bias = vec![0.0; y.channels];
-    let layer = Layer { source: Source::sideways(x), groups: 1, rows: y.channels, channels: x.channels, bias };
+    let layer = Layer { source: Source::sideways(&x), groups: 1, rows: y.channels, channels: x.channels, bias };
     let [rows, most] = dense_conv::most(isa);
     let tiles = Grid::of(&y.plane).tiles(isa.lanes(), most, [1, most]);
     let reaches: &[isize] = if y.plane.lanes() == 1 { &[-1, 1] } else { &[] };
@@ -120,7 +147,7 @@ fn of_product(x: &Place, y: &Place, weights: &[f32], isa: Isa) -> DenseConv {
         stride: y.plane.stride(),
         tiles,
         mask: None,
-        weights,
+        weights: weights.into(),
         rows,
         offsets: order.iter().map(|column| layer.offset(0, *column)).collect(),
         chunks,
@@ -138,6 +165,8 @@ fn of_product(x: &Place, y: &Place, weights: &[f32], isa: Isa) -> DenseConv {
 #[derive(Debug)]
 pub(crate) struct WinogradInput {
     x: Place,
+    /// The first group.
+    first: usize,
     /// Of the first product; those of the others follow.
     to: Place,
 }
@@ -148,6 +177,8 @@ pub(crate) struct WinogradInput {
 pub(crate) struct WinogradOutput {
     /// Of the first product; those of the others follow.
     from: Place,
+    /// The first group.
+    first: usize,
     y: Place,
     residual: Option<usize>,
     bias: Vec<f32>,
@@ -162,7 +193,7 @@ fn vectors<V: Vector>(values: usize) -> impl Iterator<Item = usize> {
 impl Kernel for Call<'_, WinogradInput> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let WinogradInput { x, to } = self.step;
+        let WinogradInput { x, first, to } = self.step;
         let (width, height) = (x.plane.width() * x.plane.lanes(), x.plane.height());
         // SAFETY: the program checked that a row that is rounded up to whole vectors is readable in `x` and in `to` reaches
         // but into rows that are written later, or past the last; threads have channels of their own.
@@ -178,7 +209,7 @@ impl Kernel for Call<'_, WinogradInput> {
                 for group in 0..to.plane.height() {
                     let row = |product| self.site.arena.add(to.further(product).row(channel, group));
                     let from: [_; PRODUCTS] = std::array::from_fn(|i| {
-                        let row = (GROUP * group + i).checked_sub(1).filter(|row| *row < height)?;
+                        let row = (GROUP * (first + group) + i).checked_sub(1).filter(|row| *row < height)?;
                         Some(self.site.arena.add(x.row(channel, row)).cast_const())
                     });
                     for at in vectors::<V>(width) {
@@ -209,7 +240,7 @@ impl Kernel for Call<'_, WinogradInput> {
 impl Kernel for Call<'_, WinogradOutput> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
-        let WinogradOutput { from, y, residual, bias, clip } = self.step;
+        let WinogradOutput { from, first: first_group, y, residual, bias, clip } = self.step;
         let (width, height, first) = (y.plane.width() * y.plane.lanes(), y.plane.height(), y.row(0, 0));
         // SAFETY: as above; a row of `y` that is shorter than a vector reaches but into zeros or into rows of its channel
         // that are written later.
@@ -234,7 +265,7 @@ impl Kernel for Call<'_, WinogradOutput> {
                             far.mul_add(four, near),
                             far_odd.mul_add(eight, near_odd).add(m5),
                         ];
-                        for (row, sum) in (GROUP * group..height).zip(rows) {
+                        for (row, sum) in (GROUP * (first_group + group)..height).zip(rows) {
                             let place = y.row(channel, row) + at;
                             let mut sum = sum.add(bias);
                             if let Some(residual) = residual {
