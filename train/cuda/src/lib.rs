@@ -1,0 +1,44 @@
+//! Training on CUDA devices, as functions of candle's tensors: convolutions by cuDNN, and own kernels for what lies between
+//! them, forward and backward. Nothing here is tracked by candle's automatic differentiation.
+//!
+//! Activations are contiguous, channels last `[images, height, width, channels]`, in f32 or bf16; parameters and their
+//! gradients, statistics and sums over a channel are f32. Results do not depend on the order in which blocks run.
+//!
+//! Empty without the feature `cudnn`. Together with the engine's kernels, and the boundary to C, this is where the
+//! project's `unsafe` code is.
+#![cfg(feature = "cudnn")]
+
+mod convolution;
+mod launch;
+mod norm;
+mod pointwise;
+mod pool;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+use candle_core::{Device, Result};
+
+pub use convolution::Convolution;
+pub use norm::{NormGradient, moments, normalise, normalise_gradient};
+pub use pointwise::{Clamp, add, clamp_gradient, cross_entropy_gradient, weights_first, weights_last};
+pub use pool::{Pooling, Window, mean, mean_gradient};
+
+/// Lets the device keep freed memory for the next allocation, and stops candle from tracking tensors by events, which only
+/// several streams need. To be called once a device is opened, before it has tensors.
+///
+/// # Errors
+/// Not a CUDA device, or it fails.
+pub fn prepare(opened: &Device) -> Result<()> {
+    let cuda = opened.as_cuda_device()?;
+    let mut threshold = u64::MAX;
+    // SAFETY: the device is the one that candle opened, its pool exists as long, and the attribute is a u64. candle has one
+    // stream a device, on which everything runs in order.
+    unsafe {
+        let pool = device::get_default_mem_pool(cuda.cuda_stream().context().cu_device()).w()?;
+        let threshold: *mut u64 = &mut threshold;
+        mem_pool::set_attribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, threshold.cast()).w()?;
+        cuda.disable_event_tracking();
+    }
+    Ok(())
+}

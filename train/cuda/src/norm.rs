@@ -1,0 +1,167 @@
+//! Batch norm with an activation behind it.
+
+use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::launch::{Element, by_element, device, expect, int, launch, pack, tensor, uninitialised, views};
+use crate::pointwise::Clamp;
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+/// Blocks that fill a device.
+const BLOCKS: usize = 528;
+
+/// How the threads share `[rows, channels]`.
+struct Grid {
+    launch: LaunchConfig,
+    /// Blocks that share the rows of a channel.
+    parts: usize,
+}
+
+impl Grid {
+    fn new(rows: usize, channels: usize, lanes: usize) -> Self {
+        let across = (channels / lanes).clamp(1, 32);
+        let mut down = 1;
+        while 2 * down * across <= THREADS {
+            down *= 2;
+        }
+        let groups = channels.div_ceil(across * lanes);
+        let parts = (BLOCKS / groups).clamp(1, rows.div_ceil(2 * down));
+        let (grid_dim, block_dim) = ((groups as u32, parts as u32, 1), (across as u32, down as u32, 1));
+        Self { launch: LaunchConfig { grid_dim, block_dim, shared_mem_bytes: 0 }, parts }
+    }
+
+    /// Of a kernel that adds up the parts.
+    fn end(channels: usize) -> LaunchConfig {
+        LaunchConfig { grid_dim: (channels.div_ceil(32) as u32, 1, 1), block_dim: (32, 8, 1), shared_mem_bytes: 0 }
+    }
+}
+
+/// Rows and channels of activations.
+fn size(x: &Tensor) -> Result<(usize, usize)> {
+    let (images, height, width, channels) = x.dims4()?;
+    let rows = images * height * width;
+    if rows == 0 || channels == 0 {
+        bail!("no values to normalise in {:?}", x.dims());
+    }
+    Ok((rows, channels))
+}
+
+/// Mean and biased variance of each channel, `[2, channels]`.
+///
+/// # Errors
+/// `x` is none of activations, or the device fails.
+pub fn moments(x: &Tensor) -> Result<Tensor> {
+    by_element!(x, moments_of(x))
+}
+
+fn moments_of<T: Element>(x: &Tensor) -> Result<Tensor> {
+    let (device, (rows, channels)) = (&device(x)?, size(x)?);
+    let lanes = pack::<T>(channels, &[x]);
+    let grid = Grid::new(rows, channels, lanes);
+    let mut partial = uninitialised::<f32>(device, 2 * grid.parts * channels)?;
+    let mut result = uninitialised::<f32>(device, 2 * channels)?;
+    views!(T: x);
+    let (rows, channels_int, parts) = (int(rows)?, int(channels)?, int(grid.parts)?);
+    launch!(device, &format!("moments_{}_{lanes}", T::NAME), grid.launch, x, &mut partial, &rows, &channels_int);
+    let name = format!("moments_end_{}", T::NAME);
+    launch!(device, &name, Grid::end(channels), x, &partial, &mut result, &parts, &rows, &channels_int);
+    Ok(tensor(result, (2, channels), device))
+}
+
+/// `clamp((x - mean) / sqrt(var + epsilon) * scale + shift)` with the moments `[2, channels]`.
+///
+/// # Errors
+/// Shapes that do not belong together, or the device fails.
+pub fn normalise(
+    x: &Tensor,
+    moments: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    epsilon: f32,
+    clamp: Clamp,
+) -> Result<Tensor> {
+    let (_, channels) = size(x)?;
+    expect("moments", moments, DType::F32, &[2, channels])?;
+    expect("scale", scale, DType::F32, &[channels])?;
+    expect("shift", shift, DType::F32, &[channels])?;
+    by_element!(x, normalised(x, moments, scale, shift, epsilon, clamp))
+}
+
+fn normalised<T: Element>(
+    x: &Tensor,
+    moments: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    epsilon: f32,
+    clamp: Clamp,
+) -> Result<Tensor> {
+    let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), size(x)?);
+    let lanes = pack::<T>(channels, &[x]);
+    let grid = Grid::new(rows, channels, lanes);
+    let mut y = uninitialised::<T>(device, rows * channels)?;
+    views!(T: x);
+    views!(f32: moments, scale, shift);
+    let (name, rows, channels) = (format!("normalise_{}_{lanes}", T::NAME), int(rows)?, int(channels)?);
+    let Clamp { low, high } = clamp;
+    launch!(device, &name, grid.launch, x, moments, scale, shift, &mut y, &rows, &channels, &epsilon, &low, &high);
+    Ok(tensor(y, shape, device))
+}
+
+/// What comes back through [`normalise`] with the moments of its own `x`.
+#[derive(Debug)]
+pub struct NormGradient {
+    /// Of `x`.
+    pub x: Tensor,
+    /// Of the shift, `[channels]`.
+    pub shift: Tensor,
+    /// Of the scale, `[channels]`.
+    pub scale: Tensor,
+}
+
+/// The gradients for `y = normalise(x, moments(x), scale, ..)` and the gradient `g` of `y`.
+///
+/// # Errors
+/// Shapes or types that do not belong together, or the device fails.
+pub fn normalise_gradient(
+    [x, y, g]: [&Tensor; 3],
+    moments: &Tensor,
+    scale: &Tensor,
+    epsilon: f32,
+    clamp: Clamp,
+) -> Result<NormGradient> {
+    let (_, channels) = size(x)?;
+    expect("output", y, x.dtype(), x.dims())?;
+    expect("gradient", g, x.dtype(), x.dims())?;
+    expect("moments", moments, DType::F32, &[2, channels])?;
+    expect("scale", scale, DType::F32, &[channels])?;
+    by_element!(x, gradient_of([x, y, g], moments, scale, epsilon, clamp))
+}
+
+fn gradient_of<T: Element>(
+    [x, y, g]: [&Tensor; 3],
+    moments: &Tensor,
+    scale: &Tensor,
+    epsilon: f32,
+    clamp: Clamp,
+) -> Result<NormGradient> {
+    let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), size(x)?);
+    let lanes = pack::<T>(channels, &[x, y, g]);
+    let grid = Grid::new(rows, channels, lanes);
+    let mut partial = uninitialised::<f32>(device, 2 * grid.parts * channels)?;
+    let mut sums = uninitialised::<f32>(device, 2 * channels)?;
+    let mut dx = uninitialised::<T>(device, rows * channels)?;
+    views!(T: x, y, g);
+    views!(f32: moments, scale);
+    let (Clamp { low, high }, rows, parts) = (clamp, int(rows)?, int(grid.parts)?);
+    let end = Grid::end(channels);
+    let width = int(channels)?;
+    let name = format!("norm_gradient_{}_{lanes}", T::NAME);
+    launch!(device, &name, grid.launch, x, y, g, moments, &mut partial, &rows, &width, &low, &high);
+    launch!(device, "norm_gradient_end", end, &partial, moments, &mut sums, &parts, &width, &epsilon);
+    let name = format!("norm_input_gradient_{}_{lanes}", T::NAME);
+    launch!(device, &name, grid.launch, x, y, g, moments, scale, &sums, &mut dx, &rows, &width, &epsilon, &low, &high);
+    let sums = tensor(sums, (2, channels), device);
+    Ok(NormGradient { x: tensor(dx, shape, device), shift: sums.get(0)?, scale: sums.get(1)? })
+}
