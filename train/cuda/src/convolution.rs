@@ -16,25 +16,10 @@ use candle_core::cuda_backend::cudarc::cudnn::sys::{
 };
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::cuda_backend::{DeviceId, gemm_reduced_precision_f32};
-use candle_core::{CudaDevice, Result, Tensor, bail};
+use candle_core::{CudaDevice, Result, Tensor};
 
-use crate::launch::{Element, by_element, device, expect, int, tensor, uninitialised, views};
-
-/// A convolution of activations with weights `[outputs, height, width, inputs / groups]` of the same type. bf16 is summed up
-/// in f32. f32 is multiplied in f32, or in TF32 where candle's matrix products are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Convolution {
-    /// Down and right.
-    pub stride: [usize; 2],
-    /// Zeros above and below, and on the left and on the right.
-    pub padding: [usize; 2],
-    /// Down and right.
-    pub dilation: [usize; 2],
-    /// Number of groups.
-    pub groups: usize,
-}
-
-type Shape4 = (usize, usize, usize, usize);
+use crate::launch::{Element, by_element, device, int, tensor, uninitialised, views};
+use crate::operators::{Convolution, Shape4};
 
 thread_local! {
     /// A handle is one thread's.
@@ -74,20 +59,6 @@ struct Descriptors<T> {
 }
 
 impl Convolution {
-    /// The shape of the output.
-    fn output(&self, x: Shape4, weights: Shape4) -> Result<Shape4> {
-        let ((images, height, width, channels), (outputs, kernel_height, kernel_width, inputs)) = (x, weights);
-        let along = |axis: usize, size: usize, kernel: usize| {
-            let extent = self.dilation[axis] * kernel.saturating_sub(1) + 1;
-            (size + 2 * self.padding[axis]).checked_sub(extent).map(|rest| rest / self.stride[axis].max(1) + 1)
-        };
-        let size = (along(0, height, kernel_height), along(1, width, kernel_width));
-        let ((Some(height), Some(width)), true) = (size, channels == inputs * self.groups) else {
-            bail!("a convolution {self:?} of {x:?} with {weights:?}");
-        };
-        Ok((images, height, width, outputs))
-    }
-
     fn describe<T: Element + CudnnDataType>(
         &self,
         cudnn: &Arc<Cudnn>,
@@ -113,33 +84,6 @@ impl Convolution {
             weights: cudnn.create_4d_filter(format, dims(weights)?)?,
             y: cudnn.create_4d_tensor(format, dims(y)?)?,
         })
-    }
-
-    /// The output for activations `x`.
-    ///
-    /// # Errors
-    /// Shapes or types that do not belong together, or the device fails.
-    pub fn forward(&self, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
-        expect("weights", weights, x.dtype(), weights.dims())?;
-        by_element!(x, forward(self, x, weights))
-    }
-
-    /// The gradient of activations of the shape `x` from the gradient `g` of the output.
-    ///
-    /// # Errors
-    /// Shapes or types that do not belong together, or the device fails.
-    pub fn input_gradient(&self, g: &Tensor, weights: &Tensor, x: Shape4) -> Result<Tensor> {
-        expect("weights", weights, g.dtype(), weights.dims())?;
-        by_element!(g, input_gradient(self, g, weights, x))
-    }
-
-    /// The gradient of weights of the shape `weights` from the gradient `g` of the output.
-    ///
-    /// # Errors
-    /// Shapes or types that do not belong together, or the device fails.
-    pub fn weight_gradient(&self, x: &Tensor, g: &Tensor, weights: Shape4) -> Result<Tensor> {
-        expect("gradient", g, x.dtype(), g.dims())?;
-        by_element!(x, weight_gradient(self, x, g, weights))
     }
 
     fn key<T: Element>(&self, device: &CudaDevice, x: Shape4, weights: Shape4) -> Key {
@@ -173,7 +117,19 @@ fn choose<A: Copy>(
     Ok(choice)
 }
 
-fn forward<T: Element + CudnnDataType>(convolution: &Convolution, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
+pub(crate) fn convolve(convolution: &Convolution, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    by_element!(x, forward_of(convolution, x, weights))
+}
+
+pub(crate) fn input_gradient(convolution: &Convolution, g: &Tensor, weights: &Tensor, x: Shape4) -> Result<Tensor> {
+    by_element!(g, input_gradient_of(convolution, g, weights, x))
+}
+
+pub(crate) fn weight_gradient(convolution: &Convolution, x: &Tensor, g: &Tensor, weights: Shape4) -> Result<Tensor> {
+    by_element!(x, weight_gradient_of(convolution, x, g, weights))
+}
+
+fn forward_of<T: Element + CudnnDataType>(convolution: &Convolution, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let (device, x_shape, weights_shape) = (&device(x)?, x.dims4()?, weights.dims4()?);
     let shape = convolution.output(x_shape, weights_shape)?;
     let described = convolution.describe::<T>(&handle(device)?, x_shape, weights_shape, shape)?;
@@ -193,7 +149,7 @@ fn forward<T: Element + CudnnDataType>(convolution: &Convolution, x: &Tensor, we
     Ok(tensor(y, shape, device))
 }
 
-fn input_gradient<T: Element + CudnnDataType>(
+fn input_gradient_of<T: Element + CudnnDataType>(
     convolution: &Convolution,
     g: &Tensor,
     weights: &Tensor,
@@ -201,7 +157,6 @@ fn input_gradient<T: Element + CudnnDataType>(
 ) -> Result<Tensor> {
     let (device, weights_shape) = (&device(g)?, weights.dims4()?);
     let shape = convolution.output(x_shape, weights_shape)?;
-    expect("gradient", g, T::DTYPE, &<[usize; 4]>::from(shape))?;
     let described = convolution.describe::<T>(&handle(device)?, x_shape, weights_shape, shape)?;
     let pass =
         ConvBackwardData { conv: &described.convolution, dx: &described.x, w: &described.weights, dy: &described.y };
@@ -220,7 +175,7 @@ fn input_gradient<T: Element + CudnnDataType>(
     Ok(tensor(dx, x_shape, device))
 }
 
-fn weight_gradient<T: Element + CudnnDataType>(
+fn weight_gradient_of<T: Element + CudnnDataType>(
     convolution: &Convolution,
     x: &Tensor,
     g: &Tensor,
@@ -228,7 +183,6 @@ fn weight_gradient<T: Element + CudnnDataType>(
 ) -> Result<Tensor> {
     let (device, x_shape) = (&device(x)?, x.dims4()?);
     let shape = convolution.output(x_shape, weights_shape)?;
-    expect("gradient", g, T::DTYPE, &<[usize; 4]>::from(shape))?;
     let described = convolution.describe::<T>(&handle(device)?, x_shape, weights_shape, shape)?;
     let pass =
         ConvBackwardFilter { conv: &described.convolution, x: &described.x, dw: &described.weights, dy: &described.y };

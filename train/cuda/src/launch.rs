@@ -14,7 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda_backend::{CudaDType, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Storage, StorageRef, Tensor, WithDType, bail};
+use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, StorageRef, Tensor, WithDType, bail};
 use half::bf16;
 
 const SOURCE: &str = concat!(
@@ -157,12 +157,4 @@ pub(crate) fn pointwise(count: usize) -> LaunchConfig {
 /// A size as a kernel takes it.
 pub(crate) fn int(size: usize) -> Result<i32> {
     i32::try_from(size).map_err(|_| candle_core::Error::Msg(format!("{size} values are too many for a kernel")))
-}
-
-/// Checks that a tensor has this type and shape.
-pub(crate) fn expect(what: &str, tensor: &Tensor, dtype: DType, shape: &[usize]) -> Result<()> {
-    if tensor.dtype() != dtype || tensor.dims() != shape {
-        bail!("{what}: {:?} {:?}, expected {dtype:?} {shape:?}", tensor.dtype(), tensor.dims());
-    }
-    Ok(())
 }

@@ -4,32 +4,38 @@
 //! Activations are contiguous, channels last `[images, height, width, channels]`, in f32 or bf16; parameters and their
 //! gradients, statistics and sums over a channel are f32. Results do not depend on the order in which blocks run.
 //!
-//! Empty without the feature `cudnn`. Together with the engine's kernels, and the boundary to C, this is where the
-//! project's `unsafe` code is.
-#![cfg(feature = "cudnn")]
+//! Tensors on the CPU, and all of them without the feature `cudnn`, are computed by slow twins of the kernels. Together with
+//! the engine's kernels, and the boundary to C, this is where the project's `unsafe` code is.
 
+#[cfg(feature = "cudnn")]
 mod convolution;
+#[cfg(feature = "cudnn")]
 mod launch;
+#[cfg(feature = "cudnn")]
 mod norm;
+mod operators;
+#[cfg(feature = "cudnn")]
 mod pointwise;
+#[cfg(feature = "cudnn")]
 mod pool;
+mod twin;
 
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
-use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-use candle_core::{Device, Result};
-
-pub use convolution::Convolution;
-pub use norm::{NormGradient, moments, normalise, normalise_gradient};
-pub use pointwise::{Clamp, add, clamp_gradient, cross_entropy_gradient, weights_first, weights_last};
-pub use pool::{Pooling, Window, mean, mean_gradient};
+pub use operators::{
+    Clamp, Convolution, NormGradient, Pooling, Shape4, Window, add, clamp_gradient, cross_entropy_gradient, mean,
+    mean_gradient, moments, normalise, normalise_gradient, running_statistics, weights_first, weights_last,
+};
 
 /// Lets the device keep freed memory for the next allocation, and stops candle from tracking tensors by events, which only
 /// several streams need. To be called once a device is opened, before it has tensors.
 ///
 /// # Errors
 /// Not a CUDA device, or it fails.
-pub fn prepare(opened: &Device) -> Result<()> {
+#[cfg(feature = "cudnn")]
+pub fn prepare(opened: &candle_core::Device) -> candle_core::Result<()> {
+    use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
+    use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+
     let cuda = opened.as_cuda_device()?;
     let mut threshold = u64::MAX;
     // SAFETY: the device is the one that candle opened, its pool exists as long, and the attribute is a u64. candle has one

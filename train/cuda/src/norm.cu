@@ -188,3 +188,13 @@ FOR_EACH_PACK(NORM_KERNELS)
     moments_end<T>(x, partial, result, parts, rows, channels);                                                         \
   }
 FOR_EACH_TYPE(MOMENTS_END)
+
+// Running statistics after a batch of `values` values a channel, [2, channels]: (1 - momentum) running + momentum batch, of
+// the unbiased variance.
+extern "C" __global__ void running_statistics(const float* mean, const float* var, const float* mean_var, float* result,
+                                              int channels, float unbias, float momentum) {
+  const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+  if (channel >= channels) return;
+  result[channel] = (1.0f - momentum) * mean[channel] + momentum * mean_var[channel];
+  result[channels + channel] = (1.0f - momentum) * var[channel] + momentum * unbias * mean_var[channels + channel];
+}

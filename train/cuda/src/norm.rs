@@ -1,10 +1,10 @@
-//! Batch norm with an activation behind it.
+//! Batch norm with an activation behind it, by kernels.
 
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
-use crate::launch::{Element, by_element, device, expect, int, launch, pack, tensor, uninitialised, views};
-use crate::pointwise::Clamp;
+use crate::launch::{Element, by_element, device, int, launch, pack, tensor, uninitialised, views};
+use crate::operators::{Clamp, NormGradient, rows_and_channels};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -38,26 +38,12 @@ impl Grid {
     }
 }
 
-/// Rows and channels of activations.
-fn size(x: &Tensor) -> Result<(usize, usize)> {
-    let (images, height, width, channels) = x.dims4()?;
-    let rows = images * height * width;
-    if rows == 0 || channels == 0 {
-        bail!("no values to normalise in {:?}", x.dims());
-    }
-    Ok((rows, channels))
-}
-
-/// Mean and biased variance of each channel, `[2, channels]`.
-///
-/// # Errors
-/// `x` is none of activations, or the device fails.
-pub fn moments(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn moments(x: &Tensor) -> Result<Tensor> {
     by_element!(x, moments_of(x))
 }
 
 fn moments_of<T: Element>(x: &Tensor) -> Result<Tensor> {
-    let (device, (rows, channels)) = (&device(x)?, size(x)?);
+    let (device, (rows, channels)) = (&device(x)?, rows_and_channels(x)?);
     let lanes = pack::<T>(channels, &[x]);
     let grid = Grid::new(rows, channels, lanes);
     let mut partial = uninitialised::<f32>(device, 2 * grid.parts * channels)?;
@@ -70,22 +56,13 @@ fn moments_of<T: Element>(x: &Tensor) -> Result<Tensor> {
     Ok(tensor(result, (2, channels), device))
 }
 
-/// `clamp((x - mean) / sqrt(var + epsilon) * scale + shift)` with the moments `[2, channels]`.
-///
-/// # Errors
-/// Shapes that do not belong together, or the device fails.
-pub fn normalise(
+pub(crate) fn normalise(
     x: &Tensor,
     moments: &Tensor,
-    scale: &Tensor,
-    shift: &Tensor,
+    [scale, shift]: [&Tensor; 2],
     epsilon: f32,
     clamp: Clamp,
 ) -> Result<Tensor> {
-    let (_, channels) = size(x)?;
-    expect("moments", moments, DType::F32, &[2, channels])?;
-    expect("scale", scale, DType::F32, &[channels])?;
-    expect("shift", shift, DType::F32, &[channels])?;
     by_element!(x, normalised(x, moments, scale, shift, epsilon, clamp))
 }
 
@@ -97,7 +74,7 @@ fn normalised<T: Element>(
     epsilon: f32,
     clamp: Clamp,
 ) -> Result<Tensor> {
-    let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), size(x)?);
+    let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), rows_and_channels(x)?);
     let lanes = pack::<T>(channels, &[x]);
     let grid = Grid::new(rows, channels, lanes);
     let mut y = uninitialised::<T>(device, rows * channels)?;
@@ -109,33 +86,28 @@ fn normalised<T: Element>(
     Ok(tensor(y, shape, device))
 }
 
-/// What comes back through [`normalise`] with the moments of its own `x`.
-#[derive(Debug)]
-pub struct NormGradient {
-    /// Of `x`.
-    pub x: Tensor,
-    /// Of the shift, `[channels]`.
-    pub shift: Tensor,
-    /// Of the scale, `[channels]`.
-    pub scale: Tensor,
+pub(crate) fn running_statistics(
+    [mean, var]: [&Tensor; 2],
+    moments: &Tensor,
+    unbias: f32,
+    momentum: f32,
+) -> Result<[Tensor; 2]> {
+    let (device, channels) = (&device(mean)?, mean.dims1()?);
+    let mut result = uninitialised::<f32>(device, 2 * channels)?;
+    views!(f32: mean, var, moments);
+    let (width, blocks) = (int(channels)?, LaunchConfig::for_num_elems(channels as u32));
+    launch!(device, "running_statistics", blocks, mean, var, moments, &mut result, &width, &unbias, &momentum);
+    let both = tensor(result, (2, channels), device);
+    Ok([both.get(0)?, both.get(1)?])
 }
 
-/// The gradients for `y = normalise(x, moments(x), scale, ..)` and the gradient `g` of `y`.
-///
-/// # Errors
-/// Shapes or types that do not belong together, or the device fails.
-pub fn normalise_gradient(
+pub(crate) fn normalise_gradient(
     [x, y, g]: [&Tensor; 3],
     moments: &Tensor,
     scale: &Tensor,
     epsilon: f32,
     clamp: Clamp,
 ) -> Result<NormGradient> {
-    let (_, channels) = size(x)?;
-    expect("output", y, x.dtype(), x.dims())?;
-    expect("gradient", g, x.dtype(), x.dims())?;
-    expect("moments", moments, DType::F32, &[2, channels])?;
-    expect("scale", scale, DType::F32, &[channels])?;
     by_element!(x, gradient_of([x, y, g], moments, scale, epsilon, clamp))
 }
 
@@ -146,7 +118,7 @@ fn gradient_of<T: Element>(
     epsilon: f32,
     clamp: Clamp,
 ) -> Result<NormGradient> {
-    let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), size(x)?);
+    let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), rows_and_channels(x)?);
     let lanes = pack::<T>(channels, &[x, y, g]);
     let grid = Grid::new(rows, channels, lanes);
     let mut partial = uninitialised::<f32>(device, 2 * grid.parts * channels)?;
