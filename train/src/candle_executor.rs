@@ -1,5 +1,7 @@
-//! The graph interpreted in candle: the executor for CUDA, and the reference on the CPU.
+//! The graph interpreted in candle: the executor for CUDA, and the reference on the CPU. On CUDA, in builds with cuDNN, the
+//! network is computed by [`sr2_cuda`] on candle's tensors.
 
+mod channels_last;
 mod ops;
 mod resident;
 mod rows;
@@ -9,7 +11,7 @@ pub(crate) mod transfer;
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use sr2_models::{BatchNormalization, Graph, Op};
 
@@ -18,6 +20,7 @@ use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Precision, Supp
 use crate::layout::{ParameterLayout, Segment};
 use crate::metrics::Passes;
 use crate::optimizer::{Averages, Optimizer, StepError, StepReport};
+use channels_last::ChannelsLast;
 use resident::{OnDevice, Resident};
 use transfer::{download, upload};
 
@@ -38,6 +41,8 @@ pub struct CandleExecutor {
     last_reads: Vec<Option<usize>>,
     layout: ParameterLayout,
     device: Device,
+    /// How networks run on CUDA devices; else candle's operators and automatic differentiation do.
+    channels_last: Option<ChannelsLast>,
     /// Running statistics, in the layout's order.
     running: Vec<Tensor>,
     support: Support,
@@ -72,9 +77,11 @@ impl CandleExecutor {
         let layout = ParameterLayout::new(&graph);
         assert_eq!(buffers.len(), layout.buffers_len(), "buffers of {}", graph.name());
         let device = open(device)?;
+        let own = cfg!(feature = "cudnn") && device.is_cuda();
+        let channels_last = own.then(|| ChannelsLast::new(&graph));
         let running = tensors(layout.buffers(), &buffers, &device).map_err(failed)?;
         let (last_reads, support, precision) = (graph.last_reads(), Support::default(), Precision::default());
-        Ok(Self { last_reads, layout, device, running, support, precision, graph, resident: None })
+        Ok(Self { last_reads, layout, device, channels_last, running, support, precision, graph, resident: None })
     }
 
     /// Trains in this precision from now on; [`Executor::logits`] has no bf16. On the CPU, where candle multiplies none,
@@ -157,14 +164,29 @@ impl CandleExecutor {
         upload(images, shape, &self.device)
     }
 
-    /// The network's output, and in training mode the statistics of each batch-norm node.
+    /// The network's output. Trial points need no more.
+    fn output(&self, tensors: &HashMap<String, Tensor>, images: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+        let Some(own) = &self.channels_last else { return Ok(self.forward(tensors, images, mode)?.0) };
+        let pass = own.forward((&self.graph, &self.last_reads), tensors, &images, (mode, self.dtype(mode), false))?;
+        pass.logits()
+    }
+
+    /// What activations are made of.
+    fn dtype(&self, mode: Mode) -> DType {
+        match (mode, self.precision) {
+            (Mode::Training, Precision::Bf16) => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+
+    /// The network's output by candle, and in training mode the statistics of each batch-norm node.
     fn forward(
         &self,
         tensors: &HashMap<String, Tensor>,
         images: Tensor,
         mode: Mode,
     ) -> candle_core::Result<(Tensor, Vec<BatchStatistics>)> {
-        let bf16 = mode == Mode::Training && self.precision == Precision::Bf16;
+        let bf16 = self.dtype(mode) == DType::BF16;
         let mut values = vec![Some(images)];
         let mut statistics = Vec::new();
         for (index, node) in self.graph.nodes().iter().enumerate() {
@@ -193,8 +215,7 @@ impl CandleExecutor {
     fn move_running(&mut self, statistics: &[BatchStatistics]) -> candle_core::Result<()> {
         for BatchStatistics { norm, mean, var } in statistics {
             for (name, batch) in [(&norm.mean, mean), (&norm.var, var)] {
-                let place = self.layout.buffers().iter().position(|s| s.spec.name == *name);
-                let running = &mut self.running[place.expect("every buffer has a segment")];
+                let running = &mut self.running[place(&self.layout, name)];
                 let kept = running.affine(f64::from(1.0 - norm.momentum), 0.0)?;
                 *running = (kept + batch.flatten_all()?.affine(f64::from(norm.momentum), 0.0)?)?;
             }
@@ -209,6 +230,9 @@ impl CandleExecutor {
         images: &Tensor,
         labels: &[u32],
     ) -> candle_core::Result<(Vec<Option<Tensor>>, Tensor)> {
+        if self.channels_last.is_some() {
+            return self.differentiate_channels_last(trainable, images, labels);
+        }
         let variables: Vec<Var> = trainable.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
         let tensors = self.named(variables.iter().map(|variable| variable.as_tensor().clone()).collect());
         let (logits, statistics) = self.forward(&tensors, images.clone(), Mode::Training)?;
@@ -216,6 +240,32 @@ impl CandleExecutor {
         let gradients = candle_nn::loss::cross_entropy(&logits, &labels)?.backward()?;
         self.move_running(&statistics)?;
         Ok((variables.iter().map(|variable| gradients.get(variable).cloned()).collect(), logits.detach()))
+    }
+
+    fn differentiate_channels_last(
+        &mut self,
+        trainable: Vec<Tensor>,
+        images: &Tensor,
+        labels: &[u32],
+    ) -> candle_core::Result<(Vec<Option<Tensor>>, Tensor)> {
+        let own = self.channels_last.as_ref().expect("a network that runs channels last");
+        let (graph, tensors) = (&self.graph, self.named(trainable));
+        let settings = (Mode::Training, self.dtype(Mode::Training), true);
+        let pass = own.forward((graph, &self.last_reads), &tensors, images, settings)?;
+        let logits = pass.logits()?;
+        let labels = upload(labels, labels.len(), &self.device)?;
+        let at_logits = sr2_cuda::cross_entropy_gradient(&logits, &labels)?;
+        for (index, node) in graph.nodes().iter().enumerate() {
+            let Op::BatchNormalization(norm) = &node.op else { continue };
+            let (moments, values) = pass.moments(index, node.inputs[0]).expect("a pass that kept its values");
+            let places = [&norm.mean, &norm.var].map(|name| place(&self.layout, name));
+            let old = places.map(|place| &self.running[place]);
+            let moved = sr2_cuda::running_statistics(old, moments, values, norm.momentum)?;
+            places.into_iter().zip(moved).for_each(|(place, moved)| self.running[place] = moved);
+        }
+        let mut gradients = own.backward(graph, &tensors, pass, &at_logits)?;
+        let gradients = self.layout.trainable().iter().map(|s| gradients.remove(&s.spec.name)).collect();
+        Ok((gradients, logits))
     }
 
     fn try_gradient(
@@ -253,8 +303,7 @@ impl CandleExecutor {
         count: usize,
         mode: Mode,
     ) -> candle_core::Result<Vec<f32>> {
-        let (logits, _) = self.forward(network, self.images(images, count)?, mode)?;
-        download(&logits)
+        download(&self.output(network, self.images(images, count)?, mode)?)
     }
 }
 
@@ -316,6 +365,11 @@ impl Executor for CandleExecutor {
     }
 }
 
+/// The number of the buffer of that name.
+fn place(layout: &ParameterLayout, name: &str) -> usize {
+    layout.buffers().iter().position(|s| s.spec.name == name).expect("every buffer has a segment")
+}
+
 /// Views of one tensor that is copied to the device at once.
 fn tensors(segments: &[Segment], flat: &[f32], device: &Device) -> candle_core::Result<Vec<Tensor>> {
     let all = upload(flat, flat.len(), device)?;
@@ -333,12 +387,19 @@ fn open(device: DeviceKind) -> Result<Device, ExecutorError> {
     match device {
         DeviceKind::Cpu => Ok(Device::Cpu),
         DeviceKind::Cuda if cfg!(feature = "cuda") => {
-            Device::new_cuda(0).map_err(|e| failed(format!("cannot open CUDA device 0: {e}; --device cpu needs none")))
+            open_cuda().map_err(|e| failed(format!("cannot open CUDA device 0: {e}; --device cpu needs none")))
         }
         DeviceKind::Cuda => Err(failed(
             "device cuda: this program was built without the feature `cuda`; build with it or use --device cpu",
         )),
     }
+}
+
+fn open_cuda() -> candle_core::Result<Device> {
+    let device = Device::new_cuda(0)?;
+    #[cfg(feature = "cudnn")]
+    sr2_cuda::prepare(&device)?;
+    Ok(device)
 }
 
 /// The first line of a candle error; the rest may be a backtrace.

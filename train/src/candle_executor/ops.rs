@@ -96,14 +96,20 @@ pub(super) fn batch_norm_training(
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (count, _, height, width) = x.dims4()?;
     let values = (count * height * width) as f64;
-    if values < 2.0 {
-        bail!("batch norm {:?} in training needs more than one value per channel", norm.scale);
-    }
+    check_values(norm, count * height * width)?;
     let mean = x.mean_keepdim((0, 2, 3))?;
     let var = x.broadcast_sub(&mean)?.sqr()?.mean_keepdim((0, 2, 3))?;
     let output = normalise(norm, x, &mean, &var, tensors)?;
     let unbiased = (var.detach() * (values / (values - 1.0)))?;
     Ok((output, mean.detach(), unbiased))
+}
+
+/// Refuses to take the variance of one value.
+pub(super) fn check_values(norm: &BatchNormalization, values: usize) -> Result<()> {
+    if values < 2 {
+        bail!("batch norm {:?} in training needs more than one value per channel", norm.scale);
+    }
+    Ok(())
 }
 
 fn normalise(norm: &BatchNormalization, x: &Tensor, mean: &Tensor, var: &Tensor, tensors: &Tensors) -> Result<Tensor> {

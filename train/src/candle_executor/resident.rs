@@ -309,8 +309,7 @@ impl OnDevice<'_> {
 
     fn trial_logits(&self, trial: &Tensor) -> Result<Tensor> {
         let tensors = self.executor.named(self.resident.rows.tensors(trial)?);
-        let (logits, _) = self.executor.forward(&tensors, self.step().images.clone(), Mode::Training)?;
-        Ok(logits)
+        self.executor.output(&tensors, self.step().images.clone(), Mode::Training)
     }
 
     /// The trial point with these lambdas by row; what comes of it, and the answer of a search, in one copy.

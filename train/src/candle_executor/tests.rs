@@ -65,9 +65,24 @@ pub(super) fn setup() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
     (reference, executor, flat, batch)
 }
 
+/// As [`setup`], and the network runs channels last, by the twins of the kernels on the CPU.
+fn setup_channels_last() -> (Reference, CandleExecutor, Vec<f32>, Batch) {
+    let (reference, mut executor, flat, batch) = setup();
+    executor.channels_last = Some(ChannelsLast::new(&executor.graph));
+    (reference, executor, flat, batch)
+}
+
 #[test]
 fn loss_gradient_and_running_statistics_are_pytorchs() {
-    let (reference, mut executor, flat, batch) = setup();
+    assert_pytorchs(setup());
+}
+
+#[test]
+fn channels_last_too() {
+    assert_pytorchs(setup_channels_last());
+}
+
+fn assert_pytorchs((reference, mut executor, flat, batch): (Reference, CandleExecutor, Vec<f32>, Batch)) {
     let mut gradient = vec![f32::NAN; flat.len()];
     let result = executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap();
     assert!((result.loss - reference.loss).abs() < 1e-6 * reference.loss, "{} {}", result.loss, reference.loss);
@@ -86,13 +101,14 @@ fn loss_gradient_and_running_statistics_are_pytorchs() {
 
 #[test]
 fn trial_losses_equal_training_losses_and_move_nothing() {
-    let (_, mut executor, flat, batch) = setup();
-    let before = executor.buffers().unwrap();
-    let trial = executor.loss(&flat, &batch).unwrap();
-    assert_eq!(executor.buffers().unwrap(), before);
-    let mut gradient = vec![0.0; flat.len()];
-    assert_eq!(executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap(), trial);
-    assert_ne!(executor.buffers().unwrap(), before);
+    for (_, mut executor, flat, batch) in [setup(), setup_channels_last()] {
+        let before = executor.buffers().unwrap();
+        let trial = executor.loss(&flat, &batch).unwrap();
+        assert_eq!(executor.buffers().unwrap(), before);
+        let mut gradient = vec![0.0; flat.len()];
+        assert_eq!(executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap(), trial);
+        assert_ne!(executor.buffers().unwrap(), before);
+    }
 }
 
 /// Relative change of a loss that rounding of the factors to 8 bits causes after a few layers.
@@ -103,6 +119,10 @@ const BF16_GRADIENT_TOLERANCE: f64 = 0.2;
 
 #[test]
 fn bf16_gives_the_loss_and_gradient_within_its_rounding() {
+    [setup, setup_channels_last].into_iter().for_each(assert_bf16);
+}
+
+fn assert_bf16(setup: fn() -> (Reference, CandleExecutor, Vec<f32>, Batch)) {
     let [(f32_loss, f32_gradient, f32_logits), (loss, gradient, logits)] =
         [Precision::F32, Precision::Bf16].map(|precision| {
             let (_, mut executor, flat, batch) = setup();
