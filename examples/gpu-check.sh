@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that a GPU is needed for, in one go: the tests of the CUDA build on the GPU, a short training on it, and an iteration
 # of SR2 timed against PyTorch. Ends with one table; exits with 1 where something failed, or where there is no GPU.
-# Needs the CUDA toolkit, and a Python with torch for CUDA (PYTHON=..., default python3). Arguments go to compare_gpu.py.
+# Needs the CUDA toolkit with cuDNN, and a Python with torch for CUDA (PYTHON=..., default python3). Arguments go to compare_gpu.py.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -22,11 +22,13 @@ check() {
   results+=("| $name | $ended | $((SECONDS - start)) |")
 }
 status=0
-check build cargo build --locked --release --features cuda
-check tests env SR2_TEST_DEVICE=cuda cargo test --locked --release --package sr2-train --features cuda --lib
+check build cargo build --locked --release --features cudnn
+check operators env SR2_TEST_DEVICE=cuda cargo test --locked --release --package sr2-train --package sr2-cuda --features cudnn \
+  --test operators
+check tests env SR2_TEST_DEVICE=cuda cargo test --locked --release --package sr2-train --package sr2-cuda --features cudnn --lib
 check training target/release/sr2-prune train --device cuda --network resnet18 --data examples/data --epochs 2 \
   --sparsity 0.9 --runs "$log/runs"
-check example cargo build --locked --release --package sr2-train --features cuda --example cpu_step
+check example cargo build --locked --release --package sr2-train --features cudnn --example cpu_step
 check speed "$python" train/examples/compare_gpu.py "$@"
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader

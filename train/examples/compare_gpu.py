@@ -4,8 +4,8 @@ Usage: python compare_gpu.py [--network resnet18] [--batch 128] [--rounds 5] [--
                              [--device cuda|cpu]
 
 Needs torch with CUDA. PROGRAM is the built example `cpu_step` (default: target/release/examples/cpu_step), of a build with
-`--features cuda`. The work is that of one iteration: forward, cross-entropy, backward, an update of all weights, and a
-second forward, the trial's. Ours is candle in f32, with TF32 and in bf16, with SR2's step at 95 % zeros; PyTorch's are dense
+`--features cudnn`. The work is that of one iteration: forward, cross-entropy, backward, an update of all weights, and a
+second forward, the trial's. Ours are in f32, with TF32 and in bf16, with SR2's step at 95 % zeros; PyTorch's are dense
 with momentum SGD in channels_last and bf16 autocast, eager and by torch.compile. `--device cpu` only tries the program out.
 """
 
@@ -83,7 +83,7 @@ def main():
     peer = rounds[0]["eager"]
     print(f"{options.network}, batch {options.batch}, {peer['device']}, PyTorch {peer['torch']}, {options.rounds} rounds\n")
     print("| iteration | ms, median (least to most) | images/s | its time over ours in bf16 |\n|--|--|--|--|")
-    names = {**{kind: f"sr2-prune, SR2, candle {kind}" for kind in OURS}, "eager": "PyTorch eager, channels_last, bf16",
+    names = {**{kind: f"sr2-prune, SR2, {kind}" for kind in OURS}, "eager": "PyTorch eager, channels_last, bf16",
              "compile": "PyTorch torch.compile, channels_last, bf16"}
     for kind, name in names.items():
         times = [each[kind]["step_ms"] for each in rounds]

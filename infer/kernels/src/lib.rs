@@ -1,7 +1,7 @@
 //! SIMD kernels with portable twins, one tier an instruction set, behind safe descriptors.
 //!
 //! A [`ProgramBuilder`] checks each step against the buffers it works on; the [`Program`] it makes runs them many times,
-//! on many threads, without allocating. Apart from the boundary to C, this is the only crate of the project with `unsafe` code.
+//! on many threads, without allocating. Apart from training's CUDA kernels and the boundary to C, this is the only crate of the project with `unsafe` code.
 
 mod activation;
 mod affinity;
