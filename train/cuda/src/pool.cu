@@ -25,7 +25,7 @@ struct Window {
     for (int y = first_row(row); y < end_row(row); ++y) {
       for (int x = first_column(column); x < end_column(column); ++x) {
         const float value = wide(image[(static_cast<long>(y) * width + x) * channels]);
-        if (place < 0 || !(value <= most)) place = y * width + x, most = value;
+        if (place < 0 || value > most || value != value) place = y * width + x, most = value;
       }
     }
     return place;
