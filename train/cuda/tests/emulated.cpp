@@ -33,6 +33,7 @@ int main() {
   test_close();
   test_rounding();
   test_gradient_twin();
+  test_running_statistics();
   FOR_EACH_PACK(TEST_PACK)
   FOR_EACH_TYPE(TEST_TYPE)
   test_cross_entropy();

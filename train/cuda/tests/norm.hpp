@@ -166,6 +166,26 @@ void test_norm(const std::string& name, auto moments, auto moments_end, auto nor
   check(dx, dx_twin);
 }
 
+void test_running_statistics() {
+  for (int channels : {1, 33, 260}) {
+    set_sizes(channels);
+    const float unbias = 7.0f / 6.0f, momentum = 0.1f;
+    auto mean = filled<float>(channels, [] { return uniform(-1.0, 1.0); });
+    auto var = filled<float>(channels, [] { return uniform(0.1, 2.0); });
+    auto mean_var = filled<float>(2 * channels, [] { return uniform(0.1, 2.0); });
+    Buffer<float> result(2 * channels);
+    launch("running_statistics", {{(channels + 1023u) / 1024u}, {1024}}, running_statistics, mean, var, mean_var, result,
+           channels, unbias, momentum);
+    Twin twin(2 * channels);
+    for (int c = 0; c < channels; ++c) {
+      twin.add(c, (1.0 - momentum) * mean[c]), twin.add(c, double(momentum) * mean_var[c]);
+      twin.add(channels + c, (1.0 - momentum) * var[c]);
+      twin.add(channels + c, double(momentum) * unbias * mean_var[channels + c]);
+    }
+    check(result, twin);
+  }
+}
+
 // Usual values; a mean so large that squares of values would cancel; and a NaN, which a diverging run is found by.
 template <class T, int N>
 void test_norms(const std::string& name, auto... kernels) {
