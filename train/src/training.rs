@@ -19,7 +19,7 @@ use crate::metrics::{Census, EpochRecord, EpochTotals, Passes, Record, StepRecor
 use crate::observer::{Observer, SoFar};
 use crate::optimizer::{Averages, Objective, Optimizer, StepError, StepReport};
 use crate::run_folder::RunFolder;
-use crate::sr2::{Bound, Verdict};
+use crate::sr2::Verdict;
 use crate::summary::Summary;
 use crate::train_error::TrainError;
 
@@ -31,6 +31,7 @@ mod setup;
 mod snapshot;
 mod start;
 mod teacher;
+mod warnings;
 #[cfg(test)]
 mod tests;
 
@@ -235,9 +236,11 @@ impl Session {
                 return Ok(Outcome::Interrupted { folder: self.run.path().into(), step });
             }
             let (report, batch) = self.step()?;
-            self.warn_of_guarded_layers(&mut guarded, observer);
             let census = self.census();
-            warn_of_new_empty_layers(&mut empty, &census, observer);
+            if self.config.lambda.is_some() {
+                warnings::of_guarded_layers(&mut guarded, &self.optimizer, self.executor.layout(), observer);
+            }
+            warnings::of_empty_layers(&mut empty, &census, observer);
             self.report_step(&report, batch, census.sparsity(), observer)?;
             self.position.batch += 1;
             if self.position.batch == self.loader.batches_per_epoch() {
@@ -324,23 +327,6 @@ impl Session {
         Ok(())
     }
 
-    /// Says once of each layer that the user's lambda would have emptied it.
-    fn warn_of_guarded_layers(&self, known: &mut Vec<usize>, observer: &mut dyn Observer) {
-        if self.config.lambda.is_none() {
-            return;
-        }
-        for layer in self.optimizer.guarded().iter().filter(|layer| !known.contains(layer)).copied().collect::<Vec<_>>()
-        {
-            known.push(layer);
-            let layer = &self.optimizer.layers().penalised[layer];
-            let name = setup::name_at(self.executor.layout(), &layer.range);
-            let least = layer.least;
-            observer.on_warning(&format!(
-                "lambda is too large for layer {name}, which would have been emptied; it keeps its {least} largest weights"
-            ));
-        }
-    }
-
     /// Validates, logs and saves; `self.position` is at the start of the next epoch.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         self.fetch()?;
@@ -364,12 +350,7 @@ impl Session {
         };
         observer.on_epoch(&record);
         if let Some(bound) = totals.stuck_at() {
-            let (bound, meaning) = match bound {
-                Bound::Least => ("least", "steps may be too short"),
-                Bound::Greatest => ("greatest", "hardly any step is taken"),
-            };
-            let sigma = record.sigma;
-            observer.on_warning(&format!("sigma stood at its {bound} value, {sigma}, for the whole epoch: {meaning}"));
+            observer.on_warning(&warnings::stuck(bound, record.sigma));
         }
         self.run.log(&Record::Epoch(record))?;
         let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
@@ -490,13 +471,4 @@ impl Objective for BatchObjective<'_> {
         self.passes.forward += 1;
         Ok(self.executor.loss(x, self.batch)?.loss)
     }
-}
-
-/// Layers can come back, so only those that were not empty before are news.
-fn warn_of_new_empty_layers(known: &mut Vec<String>, census: &Census, observer: &mut dyn Observer) {
-    let empty = census.empty_layers();
-    for name in empty.iter().filter(|name| !known.contains(name)) {
-        observer.on_warning(&format!("layer {name} has lost its last weight; a smaller --lambda keeps more"));
-    }
-    *known = empty;
 }
