@@ -31,9 +31,9 @@ mod setup;
 mod snapshot;
 mod start;
 mod teacher;
-mod warnings;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 use entry::Images;
 pub(crate) use entry::check_layers;

@@ -22,6 +22,7 @@ const SOURCE: &str = concat!(
     include_str!("norm.cu"),
     include_str!("pointwise.cu"),
     include_str!("pool.cu"),
+    include_str!("step.cu"),
 );
 
 /// Threads of a block of pointwise kernels.
@@ -85,7 +86,8 @@ fn compile(device: &CudaDevice) -> Result<Arc<CudaModule>> {
     let context = stream.context();
     let major = context.attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).w()?;
     let minor = context.attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR).w()?;
-    let options = vec![format!("--gpu-architecture=compute_{major}{minor}")];
+    // Without contraction, a step's products and sums are rounded one by one as on the host.
+    let options = vec![format!("--gpu-architecture=compute_{major}{minor}"), "--fmad=false".into()];
     let compiled = compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() });
     let ptx = compiled.map_err(|e| candle_core::Error::Msg(format!("NVRTC cannot compile the kernels: {e}")))?;
     context.load_module(ptx).w()

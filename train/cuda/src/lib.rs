@@ -4,8 +4,8 @@
 //! Activations are contiguous, channels last `[images, height, width, channels]`, in f32 or bf16; parameters and their
 //! gradients, statistics and sums over a channel are f32. Results do not depend on the order in which blocks run.
 //!
-//! Tensors on the CPU, and all of them without the feature `cudnn`, are computed by slow twins of the kernels. Together with
-//! the engine's kernels, and the boundary to C, this is where the project's `unsafe` code is.
+//! Tensors on the CPU, and all of them without the feature `cudnn`, are computed by slow twins of the kernels; the operations of
+//! a step on whole vectors, `Vectors`, are there with that feature only. Together with the engine's kernels, and the boundary to C, this is where the project's `unsafe` code is.
 
 #[cfg(feature = "cudnn")]
 mod convolution;
@@ -18,12 +18,16 @@ mod operators;
 mod pointwise;
 #[cfg(feature = "cudnn")]
 mod pool;
+#[cfg(feature = "cudnn")]
+mod step;
 mod twin;
 
 pub use operators::{
     Clamp, Convolution, NormGradient, Pooling, Shape4, Window, add, clamp_gradient, cross_entropy_gradient, mean,
     mean_gradient, moments, normalise, normalise_gradient, running_statistics, weights_first, weights_last,
 };
+#[cfg(feature = "cudnn")]
+pub use step::{Lambda, Model, Parameter, Penalty, ROW, Still, Vectors, Zeros};
 
 /// Lets the device keep freed memory for the next allocation, and stops candle from tracking tensors by events, which only
 /// several streams need. To be called once a device is opened, before it has tensors.

@@ -21,7 +21,7 @@ macro_rules! dispatch {
 }
 
 /// Checks that a tensor has this type and shape.
-fn expect(what: &str, tensor: &Tensor, dtype: DType, shape: &[usize]) -> Result<()> {
+pub(crate) fn expect(what: &str, tensor: &Tensor, dtype: DType, shape: &[usize]) -> Result<()> {
     if tensor.dtype() != dtype || tensor.dims() != shape {
         bail!("{what}: {:?} {:?}, expected {dtype:?} {shape:?}", tensor.dtype(), tensor.dims());
     }

@@ -7,10 +7,12 @@
 #include "../src/norm.cu"
 #include "../src/pointwise.cu"
 #include "../src/pool.cu"
+#include "../src/step.cu"
 
 #include "norm.hpp"
 #include "pointwise.hpp"
 #include "pool.hpp"
+#include "step.hpp"
 
 template <class T>
 auto of_type(auto f32, auto bf16) {
@@ -37,5 +39,6 @@ int main() {
   FOR_EACH_PACK(TEST_PACK)
   FOR_EACH_TYPE(TEST_TYPE)
   test_cross_entropy();
+  test_step();
   std::puts("the kernels agree with their twins");
 }
