@@ -4,9 +4,11 @@
 //!
 //! Everything is computed as on the host, in the same precision; only sums are in another order.
 
-use candle_core::{DType, Result, Tensor};
+use std::sync::Arc;
 
-use super::rows::{Rows, Search, largest_to_go};
+use candle_core::{Result, Tensor};
+
+use super::rows::{Rows, is_final};
 use super::transfer::{download, download_all};
 use super::{CandleExecutor, Mode, failed};
 use crate::cross_entropy::cross_entropy;
@@ -14,29 +16,31 @@ use crate::direction::Direction;
 use crate::executor::{Batch, BatchLoss, ExecutorError, Support};
 use crate::layout::ParameterLayout;
 use crate::metrics::Passes;
-use crate::optimizer::{Acting, Averages, Layers, Proposal, Rules, Settings, Vectors};
+use crate::optimizer::{Acting, Averages, Layers, Proposal, Rules, Settings, Vectors, averaging_weight};
 use crate::penalty::Penalty;
 use crate::pruning::Target;
 use crate::regulariser::Regulariser;
 use crate::schedule_free::ScheduleFree;
-use crate::share::{PenalisedLayer, Share};
+use crate::share::{PenalisedLayer, Share, lambdas_for};
 
+mod composed;
+#[cfg(feature = "cudnn")]
+mod fused;
+mod kernels;
 mod model;
 #[cfg(test)]
 mod tests;
 
-use model::{Model, Sums, critical_lambda};
+use kernels::{Kernels, Still, Zeros};
+use model::{Lambda, Model, Parts, Sums};
 
 /// All vectors, in [`Rows`].
 #[derive(Debug)]
 pub(super) struct Resident {
-    rows: Rows,
+    rows: Arc<Rows>,
+    kernels: Box<dyn Kernels>,
     /// The number of each penalised layer's parameter.
     penalised: Vec<usize>,
-    /// `[rows, 1]`, 1 in penalised layers.
-    penalised_rows: Tensor,
-    /// `[rows, ROW]`, 1 in prunable weights.
-    prunable: Tensor,
     parameters: Tensor,
     momentum: Option<Tensor>,
     mean_square: Option<Tensor>,
@@ -61,7 +65,7 @@ struct Step {
     /// The next momentum, or none with schedule-free averaging.
     momentum: Option<Tensor>,
     /// The next iterate and average of schedule-free averaging.
-    sequences: Option<(Tensor, Tensor)>,
+    sequences: Option<[Tensor; 2]>,
     direction: Tensor,
     /// `D` of the metric.
     diagonal: Option<Tensor>,
@@ -78,7 +82,7 @@ struct Attempt {
     /// At the old point.
     logits: Vec<f64>,
     trial_logits: Option<Vec<f64>>,
-    /// Of a [`Search`].
+    /// Of [`Model::search`].
     answer: Vec<f64>,
 }
 
@@ -108,18 +112,13 @@ impl Resident {
         device: &candle_core::Device,
     ) -> Result<Self> {
         let segments = layout.trainable();
-        let rows = Rows::new(segments, device)?;
+        let rows = Arc::new(Rows::new(segments, device)?);
         let number = |range| segments.iter().position(|s| s.range == range).expect("a layer is a parameter");
         let penalised: Vec<usize> = layers.penalised.iter().map(|layer| number(layer.range.clone())).collect();
-        let mut penalised_rows = vec![0.0; segments.len()];
-        penalised.iter().for_each(|parameter| penalised_rows[*parameter] = 1.0);
-        let prunable: Vec<f64> =
-            segments.iter().map(|s| f64::from(u8::from(layers.prunable.contains(&s.range)))).collect();
         let saved = |values: &Vec<f32>| (!values.is_empty()).then(|| rows.upload(values)).transpose();
         let uploaded = rows.upload(parameters)?;
         Ok(Self {
-            penalised_rows: rows.spread(&penalised_rows)?.to_dtype(DType::U8)?,
-            prunable: rows.spread(&prunable)?.to_dtype(DType::U8)?.broadcast_as(uploaded.shape())?.contiguous()?,
+            kernels: kernels::of_device(&rows, segments, layers, &penalised, device)?,
             nonzero: (segments.iter())
                 .map(|s| parameters[s.range.clone()].iter().filter(|x| **x != 0.0).count())
                 .collect(),
@@ -148,65 +147,42 @@ impl Resident {
         Ok((self.rows.download(&self.parameters)?, averages))
     }
 
-    /// 1 where a prunable weight is zero.
-    fn zeros(&self) -> Result<Tensor> {
-        self.parameters.eq(0f32)? * &self.prunable
-    }
-
-    /// Direction, iterate and average of [`ScheduleFree::advance`].
-    fn advance(
-        &mut self,
-        method: ScheduleFree,
-        averaged: u64,
-        sigma: f64,
-        gradient: &Tensor,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let c = ScheduleFree::part(averaged);
-        let y = &self.parameters;
-        let last = self.iterate.get_or_insert_with(|| y.clone());
-        let average = self.average.get_or_insert_with(|| y.clone());
-        let (y, g) = (self.parameters.to_dtype(DType::F64)?, gradient.to_dtype(DType::F64)?);
-        let (last, average) = (last.to_dtype(DType::F64)?, average.to_dtype(DType::F64)?);
-        let z = (last - g.broadcast_div(&Tensor::full(sigma, (1, 1), y.device())?)?)?;
-        let x = (&average + (&z - &average)?.affine(c, 0.0)?)?;
-        let v = ((y - &z)? - (&x - &z)?.affine(method.beta, 0.0)?)?.affine(sigma, 0.0)?;
-        let single = |vector: Tensor| vector.to_dtype(DType::F32);
-        Ok((single(v)?, single(z)?, single(x)?))
-    }
-
-    /// The direction without that of channels that have no weights, in the layers that say so.
-    fn hold_empty_channels(&self, layers: &Layers, direction: Tensor) -> Result<Tensor> {
-        let can_be_empty = |layer: &PenalisedLayer, parameter: usize| {
-            layer
-                .channels
-                .filter(|channels| self.nonzero[parameter] + layer.range.len() / channels <= layer.range.len())
+    /// What does not move in the direction of this step.
+    fn still(&self, rules: Rules) -> Still {
+        let Rules { settings: Settings { plan, .. }, layers, state, .. } = rules;
+        if plan.support(state.step) == Support::Frozen {
+            return Still { zeros: Zeros::Stay, empty: Vec::new() };
+        }
+        let coast = self.momentum.is_some() && plan.skips_zeros(state.step);
+        let pairs = layers.penalised.iter().zip(&self.penalised);
+        let can_be_empty = |(layer, parameter): (&PenalisedLayer, &usize)| {
+            let channels = layer.channels?;
+            let nonzero = self.nonzero[*parameter] + layer.range.len() / channels <= layer.range.len();
+            nonzero.then_some((*parameter, channels))
         };
-        let pairs = || layers.penalised.iter().zip(&self.penalised);
-        if pairs().all(|(layer, parameter)| can_be_empty(layer, *parameter).is_none()) {
-            return Ok(direction);
-        }
-        let (x, mut held) = (self.rows.tensors(&self.parameters)?, self.rows.tensors(&direction)?);
-        for (layer, parameter) in pairs() {
-            let Some(channels) = can_be_empty(layer, *parameter) else { continue };
-            let direction = held[*parameter].reshape((channels, ()))?;
-            let weights = x[*parameter].reshape((channels, ()))?.ne(0f32)?.to_dtype(DType::F32)?.sum_keepdim(1)?;
-            let full = weights.gt(0f32)?.broadcast_as(direction.shape())?;
-            held[*parameter] = full.where_cond(&direction, &direction.zeros_like()?)?;
-        }
-        self.rows.gather(&held.into_iter().map(Some).collect::<Vec<_>>())
+        Still { zeros: if coast { Zeros::Coast } else { Zeros::Move }, empty: pairs.filter_map(can_be_empty).collect() }
     }
 
-    fn model(&self, rules: Rules, regulariser: Regulariser) -> Result<Model<'_>> {
+    fn model(&self, rules: Rules, penalty: Penalty) -> Result<Box<dyn Model + '_>> {
         let step = self.step.as_ref().expect("a direction comes before a trial point");
-        let [x, v, g] = [&self.parameters, &step.direction, &step.gradient].map(|vector| vector.to_dtype(DType::F64));
-        let (x, v, g) = (x?, v?, g?);
-        let d = match &step.diagonal {
-            Some(diagonal) => (diagonal.to_dtype(DType::F64)? * rules.sigma)?,
-            None => Tensor::full(rules.sigma, (1, 1), x.device())?,
+        self.kernels.model(Parts {
+            x: &self.parameters,
+            v: &step.direction,
+            g: &step.gradient,
+            diagonal: step.diagonal.as_ref(),
+            sigma: rules.sigma,
+            penalty,
+        })
+    }
+
+    /// The lambda of each penalised layer that leaves `left` weights.
+    fn lambdas(&self, model: &dyn Model, layers: &Layers, left: usize) -> Result<Vec<f64>> {
+        let Some(critical) = model.critical().filter(|_| self.searches_on_host) else {
+            return model::lambdas(model, &self.penalised, layers, left);
         };
-        let z = (&x - v.broadcast_div(&d)?)?;
-        let critical = critical_lambda(regulariser.penalty, &z, &d)?;
-        Ok(Model { resident: self, penalty: regulariser.penalty, x, v, g, d, z, critical })
+        let all: Vec<f64> = self.rows.download(critical)?;
+        let mut own: Vec<f64> = layers.penalised.iter().flat_map(|layer| &all[layer.range.clone()]).copied().collect();
+        Ok(lambdas_for(left, &layers.penalised, Share::Global, &mut own))
     }
 
     /// Cuts the smallest weights where there are more than `left`.
@@ -214,19 +190,17 @@ impl Resident {
         if self.penalised.iter().map(|parameter| self.nonzero[*parameter]).sum::<usize>() <= left {
             return Ok(());
         }
-        let x = self.parameters.to_dtype(DType::F64)?;
-        let critical = critical_lambda(Penalty::L0Ball, &x, &Tensor::full(1f64, (1, 1), x.device())?)?;
-        let lambdas = self.lambdas(layers, &critical, left)?;
-        let gone = critical.broadcast_le(&self.spread(&lambdas)?)?;
-        let nothing = self.parameters.zeros_like()?;
-        self.parameters = gone.where_cond(&nothing, &self.parameters)?;
-        let zeros = self.parameters.eq(0f32)?.broadcast_mul(&self.penalised_rows)?;
-        if let Some(iterate) = &mut self.iterate {
-            *iterate = zeros.where_cond(&nothing, iterate)?;
-            self.average = self.average.as_ref().map(|average| zeros.where_cond(&nothing, average)).transpose()?;
+        let (x, still) = (&self.parameters, self.parameters.zeros_like()?);
+        let parts = Parts { x, v: &still, g: &still, diagonal: None, sigma: 1.0, penalty: Penalty::L0Ball };
+        let model = self.kernels.model(parts)?;
+        let (next, sums) = model.attempt(Lambda::Own(&self.lambdas(&*model, layers, left)?))?;
+        let sums = Sums::of_each(&download::<f64>(&sums)?);
+        if let (Some(iterate), Some(average)) = (&mut self.iterate, &mut self.average) {
+            [*iterate, *average] = self.kernels.follow([x, &next, iterate, average])?;
         }
-        let counts = self.rows.sums(&[self.parameters.ne(0f32)?.to_dtype(DType::F32)?])?;
-        self.nonzero = download::<f64>(&counts)?.into_iter().map(|count| count as usize).collect();
+        drop(model);
+        self.nonzero = sums.iter().map(|sum| sum.nonzero as usize).collect();
+        self.parameters = next;
         Ok(())
     }
 }
@@ -248,55 +222,36 @@ impl OnDevice<'_> {
         let images = executor.images(&self.batch.images, self.batch.labels.len())?;
         let (gradients, logits) =
             executor.differentiate(resident.rows.tensors(&resident.parameters)?, &images, &self.batch.labels)?;
-        let mut gradient = resident.rows.gather(&gradients)?;
-        let zeros = resident.zeros()?;
-        let nothing = gradient.zeros_like()?;
-        if executor.support == Support::Frozen {
-            gradient = zeros.where_cond(&nothing, &gradient)?;
-        }
-        let sequences = match settings.direction.schedule_free() {
-            Some(method) => Some(resident.advance(method, state.averaged, rules.sigma, &gradient)?),
-            None => None,
-        };
-        let w = settings.direction.weight(state.step, resident.momentum.is_none()) as f32;
-        let new = gradient.affine(f64::from(w), 0.0)?;
-        let mut direction = match (&sequences, &resident.momentum) {
-            (Some((direction, ..)), _) => direction.clone(),
-            (None, Some(momentum)) => (momentum.affine(f64::from(1.0 - w), 0.0)? + new)?,
-            (None, None) => new,
-        };
-        let sequences = sequences.map(|(_, iterate, average)| (iterate, average));
-        let diagonal = match settings.direction.metric_weight(state.step) {
-            Some(w) => {
-                let last = resident.mean_square.take().unwrap_or(nothing.clone());
-                let next = (&last + (gradient.sqr()? - &last)?.affine(f64::from(w), 0.0)?)?;
-                let diagonal = next.sqrt()?.affine(1.0, f64::from(Direction::DELTA))?;
-                resident.mean_square = Some(next);
-                Some(diagonal)
+        let support = (executor.support == Support::Frozen).then_some(&resident.parameters);
+        let gradient = resident.kernels.gather(&gradients, support)?;
+        let (kernels, x, still) = (&resident.kernels, &resident.parameters, resident.still(rules));
+        let (direction, momentum, sequences) = match settings.direction.schedule_free() {
+            Some(method) => {
+                let iterate = resident.iterate.get_or_insert_with(|| x.clone());
+                let average = resident.average.get_or_insert_with(|| x.clone());
+                let factors = [rules.sigma, ScheduleFree::part(state.averaged), method.beta];
+                let [direction, iterate, average] =
+                    kernels.advance([x, &gradient, iterate, average], factors, &still)?;
+                (direction, None, Some([iterate, average]))
             }
-            None => None,
+            None => {
+                let momentum = resident.momentum.as_ref();
+                let w = settings.direction.weight(state.step, momentum.is_none()) as f32;
+                let ahead = match settings.direction {
+                    Direction::Momentum { beta, nesterov: true } => Some(beta as f32),
+                    _ => None,
+                };
+                let (average, direction) = kernels.average_gradient([x, &gradient], momentum, w, ahead, &still)?;
+                (direction.unwrap_or_else(|| average.clone()), Some(average), None)
+            }
         };
-        let frozen = settings.plan.support(state.step) == Support::Frozen;
-        if frozen {
-            direction = zeros.where_cond(&nothing, &direction)?;
-        } else if let Some(momentum) = resident.momentum.as_ref().filter(|_| settings.plan.skips_zeros(state.step)) {
-            direction = zeros.where_cond(momentum, &direction)?;
+        let mut diagonal = None;
+        if let Some(w) = settings.direction.metric_weight(state.step) {
+            let [next, root] = kernels.average_square(&gradient, resident.mean_square.as_ref(), w)?;
+            (resident.mean_square, diagonal) = (Some(next), Some(root));
         }
-        let average = direction.clone();
-        if let Direction::Momentum { beta, nesterov: true } = settings.direction {
-            let beta = beta as f32;
-            let ahead = gradient.affine(f64::from(1.0 - beta), 0.0)?;
-            direction = (direction.affine(f64::from(beta), 0.0)? + ahead)?;
-        }
-        if !frozen {
-            direction = resident.hold_empty_channels(rules.layers, direction)?;
-        }
-        let momentum = match &sequences {
-            Some(_) => None,
-            None if settings.direction.looks_ahead() => Some(average),
-            None => Some(direction.clone()),
-        };
-        let (trial, trial_logits, nonzero) = (nothing, None, Vec::new());
+        let trial = resident.parameters.clone();
+        let (trial_logits, nonzero) = (None, Vec::new());
         let step =
             Step { images, logits, gradient, momentum, sequences, direction, diagonal, trial, trial_logits, nonzero };
         resident.step = Some(step);
@@ -312,8 +267,12 @@ impl OnDevice<'_> {
         self.executor.output(&tensors, self.step().images.clone(), Mode::Training)
     }
 
-    /// The trial point with these lambdas by row; what comes of it, and the answer of a search, in one copy.
-    fn attempt(&self, model: &Model, lambda: &Tensor, answer: Option<&Tensor>, tested: bool) -> Result<Attempt> {
+    /// The trial point; what comes of it, and the answer of the search for its lambda, in one copy.
+    fn attempt(&self, model: &dyn Model, lambda: Lambda, tested: bool) -> Result<Attempt> {
+        let answer = match lambda {
+            Lambda::Own(_) => None,
+            Lambda::Common(answer) => Some(answer),
+        };
         let (trial, sums) = model.attempt(lambda)?;
         let trial_logits = if tested { Some(self.trial_logits(&trial)?) } else { None };
         let parts: Vec<&Tensor> =
@@ -326,28 +285,27 @@ impl OnDevice<'_> {
 
     /// The trial point with one lambda for all layers that leaves `left` weights, found on the device; nothing if it needs
     /// a longer search, or layers need one of their own.
-    fn guess(&self, model: &Model, layers: &Layers, left: usize, tested: bool) -> Result<Option<(Vec<f64>, Attempt)>> {
-        let critical = &model.critical;
-        let (rows, out) = (&self.resident.penalised_rows, Tensor::full(-1f64, (1, 1), critical.device())?);
-        let values = rows.broadcast_as(critical.shape())?.where_cond(critical, &out.broadcast_as(critical.shape())?)?;
-        let mut search = Search::new(&values, left)?;
-        search.go_on()?;
-        let common = search.answer.narrow(0, 0, 1)?.broadcast_as(rows.shape())?;
-        let lambda = rows.where_cond(&common, &out.broadcast_as(rows.shape())?)?;
-        let attempt = self.attempt(model, &lambda, Some(&search.answer), tested)?;
+    fn guess(
+        &self,
+        model: &dyn Model,
+        layers: &Layers,
+        left: usize,
+        tested: bool,
+    ) -> Result<Option<(Vec<f64>, Attempt)>> {
+        let attempt = self.attempt(model, Lambda::Common(&model.search(left)?), tested)?;
         let mut layers = layers.penalised.iter().zip(&self.resident.penalised);
         let fits = layers.all(|(layer, parameter)| attempt.sums[*parameter].nonzero >= layer.least as f64);
-        let found = fits && search.ends(&attempt.answer);
+        let found = fits && is_final(&attempt.answer, left);
         Ok(found.then(|| (vec![attempt.answer[0]; self.resident.penalised.len()], attempt)))
     }
 
     fn try_propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal> {
         let (layers, tested) = (rules.layers, rules.surely_tests());
         let resident = &*self.resident;
-        let model = resident.model(rules, regulariser)?;
+        let model = resident.model(rules, regulariser.penalty)?;
         let guessed = match acting {
             Acting::Left(left) if !resident.searches_on_host && !resident.crowded => {
-                self.guess(&model, layers, left, tested)?
+                self.guess(&*model, layers, left, tested)?
             }
             _ => None,
         };
@@ -356,9 +314,9 @@ impl OnDevice<'_> {
             None => {
                 let lambdas = match acting {
                     Acting::Lambdas(lambdas) => lambdas,
-                    Acting::Left(left) => resident.lambdas(layers, &model.critical, left)?,
+                    Acting::Left(left) => resident.lambdas(&*model, layers, left)?,
                 };
-                let attempt = self.attempt(&model, &resident.spread(&lambdas)?, None, tested)?;
+                let attempt = self.attempt(&*model, Lambda::Own(&lambdas), tested)?;
                 (lambdas, attempt)
             }
         };
@@ -368,7 +326,7 @@ impl OnDevice<'_> {
         for (k, (layer, lambda)) in layers.penalised.iter().zip(&mut lambdas).enumerate() {
             let parameter = resident.penalised[k];
             if attempt.sums[parameter].nonzero < layer.least as f64 && *lambda > 0.0 {
-                let largest = largest_to_go(&resident.rows.part(&model.critical, parameter)?, layer.least)?;
+                let largest = model.largest_to_go(&[parameter], layer.least)?;
                 if largest < *lambda {
                     *lambda = largest;
                     guarded.push(k);
@@ -376,9 +334,10 @@ impl OnDevice<'_> {
             }
         }
         if !guarded.is_empty() {
-            attempt = self.attempt(&model, &resident.spread(&lambdas)?, None, tested)?;
+            attempt = self.attempt(&*model, Lambda::Own(&lambdas), tested)?;
         }
-        let total = model.total(&lambdas, layers, &attempt.sums);
+        drop(model);
+        let total = Sums::total(&attempt.sums, &resident.penalised, &lambdas, layers);
         let point = self.cross_entropy(&attempt.logits);
         self.at_point = Some(point);
         self.resident.crowded = crowded;
@@ -409,23 +368,19 @@ impl OnDevice<'_> {
             let old = std::mem::replace(&mut resident.parameters, step.trial);
             resident.nonzero = step.nonzero;
             resident.momentum = step.momentum;
-            if let Some((iterate, average)) = step.sequences {
-                // They follow the weights that the step took away or brought back.
-                let next = &resident.parameters;
-                let anew = ((next.eq(0f32)? + old.eq(0f32)?)?.gt(0u8)? * &resident.prunable)?;
-                resident.iterate = Some(anew.where_cond(next, &iterate)?);
-                resident.average = Some(anew.where_cond(next, &average)?);
+            if let Some([iterate, average]) = step.sequences {
+                let [iterate, average] = resident.kernels.follow([&old, &resident.parameters, &iterate, &average])?;
+                (resident.iterate, resident.average) = (Some(iterate), Some(average));
             }
             let kept = (1.0 - rules.settings.weight_decay / rules.sigma) as f32;
             if kept < 1.0 {
-                let shrunk = resident.parameters.affine(f64::from(kept), 0.0)?;
-                resident.parameters = resident.prunable.where_cond(&shrunk, &resident.parameters)?;
+                resident.parameters = resident.kernels.decay(&resident.parameters, kept)?;
             }
         }
         if let Some(beta) = rules.settings.ema {
-            let last = resident.average.take().map_or_else(|| resident.parameters.zeros_like(), Ok)?;
-            let w = f64::from(crate::optimizer::averaging_weight(beta, rules.state.step));
-            resident.average = Some((&last + (&resident.parameters - &last)?.affine(w, 0.0)?)?);
+            let w = averaging_weight(beta, rules.state.step);
+            let average = resident.kernels.average_point(&resident.parameters, resident.average.as_ref(), w)?;
+            resident.average = Some(average);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::transfer::{download, upload};
 use crate::layout::Segment;
 
 /// Values in a row. candle reduces a row by one block of threads.
-const ROW: usize = 1024;
+pub(super) const ROW: usize = 1024;
 
 /// The shape `[rows, ROW]` of all vectors: each parameter begins a row, and its last one is filled up with zeros.
 #[derive(Debug)]
@@ -100,6 +100,11 @@ impl Rows {
         self.membership.t()?.matmul(&upload(values, (values.len(), 1), &self.device)?)
     }
 
+    /// `[rows, ROW]` of `[rows, 1]`.
+    pub fn broadcast(&self, values: &Tensor) -> Result<Tensor> {
+        values.broadcast_as((values.dim(0)?, ROW))
+    }
+
     /// `[vectors, parameters]`: sums in f64 over the values of each parameter, of sums over rows in the vectors' type.
     pub fn sums(&self, vectors: &[Tensor]) -> Result<Tensor> {
         let rows: Vec<Tensor> =
@@ -115,7 +120,7 @@ pub(super) fn largest_to_go(values: &Tensor, left: usize) -> Result<f64> {
     loop {
         search.go_on()?;
         let answer: Vec<f64> = download(&search.answer)?;
-        if search.ends(&answer) {
+        if is_final(&answer, left) || search.halvings >= Search::MOST_HALVINGS {
             return Ok(answer[0]);
         }
     }
@@ -158,12 +163,12 @@ impl<'a> Search<'a> {
         self.answer = Tensor::cat(&[&found, &above, &not_below], 0)?;
         Ok(())
     }
+}
 
-    /// Whether the answer is final.
-    pub fn ends(&self, answer: &[f64]) -> bool {
-        let (found, above, not_below) = (answer[0], answer[1], answer[2]);
-        found == 0.0 || (above <= self.left && self.left < not_below) || self.halvings >= Self::MOST_HALVINGS
-    }
+/// Whether the answer of a search is the value to go.
+pub(super) fn is_final(answer: &[f64], left: usize) -> bool {
+    let (found, above, not_below, left) = (answer[0], answer[1], answer[2], left as f64);
+    found == 0.0 || (above <= left && left < not_below)
 }
 
 /// Number of ones, in f64.

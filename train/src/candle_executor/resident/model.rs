@@ -1,12 +1,53 @@
 //! The proximal model of a step, and what decides on the step, on candle's device.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::{Resident, download, largest_to_go};
+use crate::candle_executor::transfer::download;
 use crate::optimizer::Layers;
 use crate::penalty::Penalty;
-use crate::share::{Share, lambdas_for};
 use crate::trial::{HALF_ULP, Trial};
+
+/// What the model of a step is made of: the point, the direction, the gradient, and the metric `d`, which is sigma, times
+/// the diagonal if there is one.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub x: &'a Tensor,
+    pub v: &'a Tensor,
+    pub g: &'a Tensor,
+    pub diagonal: Option<&'a Tensor>,
+    pub sigma: f64,
+    pub penalty: Penalty,
+}
+
+/// The weight of the penalty.
+#[derive(Clone, Copy)]
+pub(super) enum Lambda<'a> {
+    /// Of each penalised layer.
+    Own(&'a [f64]),
+    /// The first value of an answer of [`Model::search`], for all layers.
+    Common(&'a Tensor),
+}
+
+/// The proximal model of a step. The critical lambda of a weight, at which it goes, is `d z^2 / 2` or, under l1, `d |z|`.
+pub(super) trait Model {
+    /// The trial point, and its [`Sums`] for each parameter.
+    fn attempt(&self, lambda: Lambda) -> Result<(Tensor, Tensor)>;
+
+    /// First the critical lambda that leaves `left` penalised weights if all layers have it, then how many are above it, and
+    /// not below it; whether the search has come to its end is for [`super::is_final`] to say.
+    fn search(&self, left: usize) -> Result<Tensor>;
+
+    /// The critical lambda that leaves `left` weights of these parameters.
+    fn largest_to_go(&self, among: &[usize], left: usize) -> Result<f64>;
+
+    /// `[1, parameters]`: weights whose critical lambda is above `lambda`.
+    fn count_above(&self, lambda: f64) -> Result<Tensor>;
+
+    /// All critical lambdas, if they are kept.
+    fn critical(&self) -> Option<&Tensor> {
+        None
+    }
+}
 
 /// Sums over the parameters that a step is decided by; the order of [`Model::attempt`]'s.
 pub(super) struct Sums {
@@ -37,104 +78,9 @@ impl Sums {
         });
         sums.collect()
     }
-}
 
-/// `d z^2 / 2` or, under l1, `d |z|`: the least lambda at which a weight goes.
-pub(super) fn critical_lambda(penalty: Penalty, z: &Tensor, d: &Tensor) -> Result<Tensor> {
-    match penalty {
-        Penalty::L1 => z.abs()?.broadcast_mul(d),
-        _ => (z.broadcast_mul(d)? * z)? * 0.5,
-    }
-}
-
-impl Resident {
-    /// The lambda of each penalised layer that leaves `left` weights, as [`crate::share::lambdas_for`] has it.
-    pub fn lambdas(&self, layers: &Layers, critical: &Tensor, left: usize) -> Result<Vec<f64>> {
-        if self.searches_on_host {
-            let all: Vec<f64> = self.rows.download(critical)?;
-            let mut own: Vec<f64> =
-                layers.penalised.iter().flat_map(|layer| &all[layer.range.clone()]).copied().collect();
-            return Ok(lambdas_for(left, &layers.penalised, Share::Global, &mut own));
-        }
-        let mut own: Vec<Option<f64>> = vec![None; self.penalised.len()];
-        loop {
-            let mut among = vec![0.0; self.nonzero.len()];
-            let mut pinned = 0;
-            for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&own) {
-                match own {
-                    Some(_) => pinned += layer.least,
-                    None => among[*parameter] = 1.0,
-                }
-            }
-            let among = self.rows.spread(&among)?.to_dtype(DType::U8)?.broadcast_as(critical.shape())?;
-            let out = Tensor::full(-1f64, critical.shape(), critical.device())?;
-            let common = largest_to_go(&among.where_cond(critical, &out)?, left - pinned)?;
-            let stay: Vec<f64> = download(&self.rows.sums(&[critical.gt(common)?.to_dtype(DType::F32)?])?)?;
-            let mut changed = false;
-            for ((layer, parameter), own) in layers.penalised.iter().zip(&self.penalised).zip(&mut own) {
-                if own.is_none() && stay[*parameter] < layer.least as f64 {
-                    *own = Some(largest_to_go(&self.rows.part(critical, *parameter)?, layer.least)?);
-                    changed = true;
-                }
-            }
-            if !changed {
-                return Ok(own.into_iter().map(|own| own.unwrap_or(common)).collect());
-            }
-        }
-    }
-
-    /// For each row the lambda of its layer, -1 outside the penalised ones.
-    pub fn spread(&self, lambdas: &[f64]) -> Result<Tensor> {
-        let mut all = vec![-1.0; self.nonzero.len()];
-        self.penalised.iter().zip(lambdas).for_each(|(parameter, lambda)| all[*parameter] = *lambda);
-        self.rows.spread(&all)
-    }
-}
-
-/// The proximal model of a step.
-pub(super) struct Model<'a> {
-    pub resident: &'a Resident,
-    pub penalty: Penalty,
-    pub x: Tensor,
-    pub v: Tensor,
-    pub g: Tensor,
-    pub d: Tensor,
-    pub z: Tensor,
-    pub critical: Tensor,
-}
-
-impl Model<'_> {
-    /// The trial point with the lambda of each row, `[rows, 1]`, and its sums for each parameter.
-    pub fn attempt(&self, lambda: &Tensor) -> Result<(Tensor, Tensor)> {
-        let Self { resident, penalty, x, v, g, d, z, critical } = self;
-        let moved = match penalty {
-            Penalty::L1 => (z - z.sign()?.broadcast_mul(&lambda.relu()?.broadcast_div(d)?)?)?,
-            _ => z.clone(),
-        };
-        let exact = critical.broadcast_le(lambda)?.where_cond(&z.zeros_like()?, &moved)?;
-        let trial = exact.to_dtype(DType::F32)?;
-        let new = trial.to_dtype(DType::F64)?;
-        let s = (&new - x)?;
-        let not_zero = |values: &Tensor| values.ne(0f64)?.to_dtype(DType::F64);
-        let value = |values: &Tensor| match penalty {
-            Penalty::L0 => not_zero(values),
-            Penalty::L1 => values.abs(),
-            _ => values.zeros_like(),
-        };
-        let after = value(&new)?;
-        let sums = resident.rows.sums(&[
-            (v * &s)?,
-            (g * &s)?,
-            (s.broadcast_mul(d)? * &s)?,
-            (exact.abs()?.affine(HALF_ULP, f64::from(f32::MIN_POSITIVE))? * v.abs()?)?,
-            not_zero(&new)?,
-            (value(x)? - &after)?,
-            after,
-        ])?;
-        Ok((trial, sums))
-    }
-
-    pub fn total(&self, lambdas: &[f64], layers: &Layers, sums: &[Sums]) -> Trial {
+    /// Of all, with the lambda of each penalised layer, whose parameters' numbers are `penalised`.
+    pub fn total(sums: &[Self], penalised: &[usize], lambdas: &[f64], layers: &Layers) -> Trial {
         let mut trial = Trial::default();
         for sum in sums {
             trial.direction_slope += sum.direction_slope;
@@ -142,12 +88,34 @@ impl Model<'_> {
             trial.squared_step += sum.squared_step;
             trial.rounding += sum.rounding;
         }
-        for ((parameter, lambda), layer) in self.resident.penalised.iter().zip(lambdas).zip(&layers.penalised) {
+        for ((parameter, lambda), layer) in penalised.iter().zip(lambdas).zip(&layers.penalised) {
             let sum = &sums[*parameter];
             trial.nonzero += sum.nonzero as usize;
             trial.penalty_decrease += lambda * sum.fall;
             trial.rounding += lambda * (HALF_ULP * sum.value + f64::from(f32::MIN_POSITIVE) * layer.range.len() as f64);
         }
         trial
+    }
+}
+
+/// The lambda of each penalised layer that leaves `left` weights, as [`crate::share::lambdas_for`] has it.
+pub(super) fn lambdas(model: &dyn Model, penalised: &[usize], layers: &Layers, left: usize) -> Result<Vec<f64>> {
+    let mut own: Vec<Option<f64>> = vec![None; penalised.len()];
+    loop {
+        let pinned: usize =
+            layers.penalised.iter().zip(&own).filter(|(_, own)| own.is_some()).map(|(l, _)| l.least).sum();
+        let among: Vec<usize> = penalised.iter().zip(&own).filter(|(_, own)| own.is_none()).map(|(p, _)| *p).collect();
+        let common = model.largest_to_go(&among, left - pinned)?;
+        let stay: Vec<f64> = download(&model.count_above(common)?)?;
+        let mut changed = false;
+        for ((layer, parameter), own) in layers.penalised.iter().zip(penalised).zip(&mut own) {
+            if own.is_none() && stay[*parameter] < layer.least as f64 {
+                *own = Some(model.largest_to_go(&[*parameter], layer.least)?);
+                changed = true;
+            }
+        }
+        if !changed {
+            return Ok(own.into_iter().map(|own| own.unwrap_or(common)).collect());
+        }
     }
 }

@@ -2,15 +2,19 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::candle_executor::rows::largest_to_go;
 use crate::candle_executor::tests::{setup, test_device};
 use crate::candle_executor::transfer::watch;
 use crate::candle_executor::{DeviceKind, open};
 use crate::executor::Executor;
+use crate::layout::Segment;
 use crate::optimizer::{Objective, Optimizer, StepControl};
 use crate::pruning::PruningPlan;
+use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
 use crate::share::{self, PenalisedLayer};
 use crate::sr2::{Sr2, Verdict};
+use crate::trial::Metric;
 
 #[test]
 fn the_value_to_go_is_the_hosts() {
@@ -25,6 +29,38 @@ fn the_value_to_go_is_the_hosts() {
         for left in [0, 1, 4, 5, 6, 250, 2999, 3000, 4000] {
             let expected = share::largest_to_go(left, &mut values.clone());
             assert_eq!(largest_to_go(&rows, left).unwrap(), expected, "{name}, {left}");
+        }
+    }
+}
+
+#[test]
+fn the_lambda_to_go_is_the_hosts() {
+    let (_, mut executor, x, _) = setup();
+    let layers = layers(executor.layout().trainable(), 1);
+    let schedule = StepControl::Schedule(Schedule::OneCycle(FLOOR));
+    let optimizer = Optimizer::new(settings(Penalty::L0, RAMP, MOMENTUM, schedule), layers.clone());
+    executor.keep(&optimizer, &x).unwrap();
+    let resident = executor.resident.as_ref().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let direction: Vec<f32> = x.iter().map(|_| rng.random_range(-0.1..0.1)).collect();
+    let entries: Vec<f32> = x.iter().map(|_| rng.random_range(0.1..2.0)).collect();
+    let [v, entries_there] = [&direction, &entries].map(|values| resident.rows.upload(values).unwrap());
+    let sigma = 1.7;
+    let metrics = [(Metric::Scalar(sigma), None), (Metric::Scaled(sigma, &entries), Some(&entries_there))];
+    for (penalty, (metric, diagonal)) in [Penalty::L0, Penalty::L1].into_iter().zip(metrics) {
+        let mut critical = Vec::new();
+        for layer in &layers.penalised {
+            let place = (layer.range.clone(), None);
+            Regulariser::from(penalty).critical_lambdas(place, &x, &direction, metric, &mut critical);
+        }
+        let parts = Parts { x: &resident.parameters, v: &v, g: &v, diagonal, sigma, penalty };
+        let model = resident.kernels.model(parts).unwrap();
+        for left in [0, 1, LEFT, critical.len() - 1, critical.len()] {
+            let expected = share::largest_to_go(left, &mut critical.clone());
+            assert_eq!(model.largest_to_go(&resident.penalised, left).unwrap(), expected, "{penalty:?}, {left}");
+            let counts: Vec<f64> = download(&model.count_above(expected).unwrap()).unwrap();
+            let above = critical.iter().filter(|value| **value > expected).count();
+            assert_eq!(resident.penalised.iter().map(|parameter| counts[*parameter]).sum::<f64>(), above as f64);
         }
     }
 }
@@ -70,22 +106,26 @@ struct Course {
     waits: Vec<usize>,
 }
 
+/// Three layers of the network, which keep `least` weights each.
+fn layers(segments: &[Segment], least: usize) -> Layers {
+    let prunable = || segments.iter().filter(|s| s.spec.role.is_prunable());
+    let penalised =
+        prunable().filter(|s| ["pointwise.weight", "lopsided.weight", "down.weight"].contains(&&*s.spec.name));
+    let layer = |s: &Segment| PenalisedLayer {
+        least,
+        channels: Some(s.spec.shape[0]),
+        ..PenalisedLayer::plain(s.range.clone())
+    };
+    Layers { penalised: penalised.map(layer).collect(), prunable: prunable().map(|s| s.range.clone()).collect() }
+}
+
 /// Takes all steps on the host and on the device, every other one with a search on the device.
 #[track_caller]
 fn compare(name: &str, settings: Settings, least: usize) -> Course {
     let (_, mut on_host, mut x, batch) = setup();
     let (_, mut on_device, ..) = setup();
     let segments = on_host.layout().trainable().to_vec();
-    let prunable = || segments.iter().filter(|s| s.spec.role.is_prunable());
-    let penalised =
-        prunable().filter(|s| ["pointwise.weight", "lopsided.weight", "down.weight"].contains(&&*s.spec.name));
-    let layer = |s: &crate::layout::Segment| PenalisedLayer {
-        least,
-        channels: Some(s.spec.shape[0]),
-        ..PenalisedLayer::plain(s.range.clone())
-    };
-    let layers =
-        Layers { penalised: penalised.map(layer).collect(), prunable: prunable().map(|s| s.range.clone()).collect() };
+    let layers = layers(&segments, least);
     assert_eq!((layers.penalised.len(), unsupported(&settings, &layers)), (3, None), "{name}");
     let mut host = Optimizer::new(settings.clone(), layers.clone());
     let mut device = Optimizer::new(settings, layers);
