@@ -4,8 +4,9 @@
 //! Activations are contiguous, channels last `[images, height, width, channels]`, in f32 or bf16; parameters and their
 //! gradients, statistics and sums over a channel are f32. Results do not depend on the order in which blocks run.
 //!
-//! Tensors on the CPU, and all of them without the feature `cudnn`, are computed by slow twins of the kernels; the operations of
-//! a step on whole vectors, `Vectors`, are there with that feature only. Together with the engine's kernels, and the boundary to C, this is where the project's `unsafe` code is.
+//! Tensors on the CPU, and all of them without the feature `cudnn`, are computed by slow twins of the kernels; the operations
+//! of a step on whole vectors, `Vectors`, are there with that feature only. Together with the engine's kernels, and the
+//! boundary to C, this is where the project's `unsafe` code is.
 
 #[cfg(feature = "cudnn")]
 mod convolution;
