@@ -24,8 +24,8 @@ mod step;
 mod twin;
 
 pub use operators::{
-    Clamp, Convolution, NormGradient, Pooling, Shape4, Window, add, clamp_gradient, cross_entropy_gradient, mean,
-    mean_gradient, moments, normalise, normalise_gradient, running_statistics, weights_first, weights_last,
+    BatchNorm, Clamp, Convolution, NormGradient, Pooling, Shape4, Window, add, clamp_gradient, cross_entropy_gradient,
+    mean, mean_gradient, moments, running_statistics, weights_first, weights_last,
 };
 #[cfg(feature = "cudnn")]
 pub use step::{Lambda, Model, Parameter, Penalty, ROW, Still, Vectors, Zeros};

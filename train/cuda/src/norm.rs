@@ -4,7 +4,7 @@ use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::{Result, Tensor};
 
 use crate::launch::{Element, by_element, device, int, launch, pack, tensor, uninitialised, views};
-use crate::operators::{Clamp, NormGradient, rows_and_channels};
+use crate::operators::{BatchNorm, Clamp, NormGradient, rows_and_channels};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -56,24 +56,12 @@ fn moments_of<T: Element>(x: &Tensor) -> Result<Tensor> {
     Ok(tensor(result, (2, channels), device))
 }
 
-pub(crate) fn normalise(
-    x: &Tensor,
-    moments: &Tensor,
-    [scale, shift]: [&Tensor; 2],
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<Tensor> {
-    by_element!(x, normalised(x, moments, scale, shift, epsilon, clamp))
+pub(crate) fn normalise(norm: &BatchNorm, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    by_element!(x, normalised(norm, x, shift))
 }
 
-fn normalised<T: Element>(
-    x: &Tensor,
-    moments: &Tensor,
-    scale: &Tensor,
-    shift: &Tensor,
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<Tensor> {
+fn normalised<T: Element>(norm: &BatchNorm, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let BatchNorm { moments, scale, epsilon, clamp: Clamp { low, high } } = norm;
     let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), rows_and_channels(x)?);
     let lanes = pack::<T>(channels, &[x]);
     let grid = Grid::new(rows, channels, lanes);
@@ -81,8 +69,7 @@ fn normalised<T: Element>(
     views!(T: x);
     views!(f32: moments, scale, shift);
     let (name, rows, channels) = (format!("normalise_{}_{lanes}", T::NAME), int(rows)?, int(channels)?);
-    let Clamp { low, high } = clamp;
-    launch!(device, &name, grid.launch, x, moments, scale, shift, &mut y, &rows, &channels, &epsilon, &low, &high);
+    launch!(device, &name, grid.launch, x, moments, scale, shift, &mut y, &rows, &channels, epsilon, low, high);
     Ok(tensor(y, shape, device))
 }
 
@@ -101,23 +88,12 @@ pub(crate) fn running_statistics(
     Ok([both.get(0)?, both.get(1)?])
 }
 
-pub(crate) fn normalise_gradient(
-    [x, y, g]: [&Tensor; 3],
-    moments: &Tensor,
-    scale: &Tensor,
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<NormGradient> {
-    by_element!(x, gradient_of([x, y, g], moments, scale, epsilon, clamp))
+pub(crate) fn gradient(norm: &BatchNorm, tensors: [&Tensor; 3]) -> Result<NormGradient> {
+    by_element!(tensors[0], gradient_of(norm, tensors))
 }
 
-fn gradient_of<T: Element>(
-    [x, y, g]: [&Tensor; 3],
-    moments: &Tensor,
-    scale: &Tensor,
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<NormGradient> {
+fn gradient_of<T: Element>(norm: &BatchNorm, [x, y, g]: [&Tensor; 3]) -> Result<NormGradient> {
+    let BatchNorm { moments, scale, epsilon, clamp: Clamp { low, high } } = norm;
     let (device, shape, (rows, channels)) = (&device(x)?, x.shape(), rows_and_channels(x)?);
     let lanes = pack::<T>(channels, &[x, y, g]);
     let grid = Grid::new(rows, channels, lanes);
@@ -126,14 +102,14 @@ fn gradient_of<T: Element>(
     let mut dx = uninitialised::<T>(device, rows * channels)?;
     views!(T: x, y, g);
     views!(f32: moments, scale);
-    let (Clamp { low, high }, rows, parts) = (clamp, int(rows)?, int(grid.parts)?);
+    let (rows, parts) = (int(rows)?, int(grid.parts)?);
     let end = Grid::end(channels);
     let width = int(channels)?;
     let name = format!("norm_gradient_{}_{lanes}", T::NAME);
-    launch!(device, &name, grid.launch, x, y, g, moments, &mut partial, &rows, &width, &low, &high);
-    launch!(device, "norm_gradient_end", end, &partial, moments, &mut sums, &parts, &width, &epsilon);
+    launch!(device, &name, grid.launch, x, y, g, moments, &mut partial, &rows, &width, low, high);
+    launch!(device, "norm_gradient_end", end, &partial, moments, &mut sums, &parts, &width, epsilon);
     let name = format!("norm_input_gradient_{}_{lanes}", T::NAME);
-    launch!(device, &name, grid.launch, x, y, g, moments, scale, &sums, &mut dx, &rows, &width, &epsilon, &low, &high);
+    launch!(device, &name, grid.launch, x, y, g, moments, scale, &sums, &mut dx, &rows, &width, epsilon, low, high);
     let sums = tensor(sums, (2, channels), device);
     Ok(NormGradient { x: tensor(dx, shape, device), shift: sums.get(0)?, scale: sums.get(1)? })
 }

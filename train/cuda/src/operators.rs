@@ -38,7 +38,8 @@ pub(crate) fn rows_and_channels(x: &Tensor) -> Result<(usize, usize)> {
     Ok((rows, channels))
 }
 
-/// Bounds of an activation. Its gradient is 0 at and beyond them, as PyTorch's of ReLU and hardtanh.
+/// Bounds of an activation, of values that bf16 holds exactly, as ReLU's and ReLU6's. Its gradient is 0 at and beyond them, as
+/// PyTorch's of ReLU and hardtanh.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Clamp {
     /// Least value.
@@ -63,25 +64,20 @@ pub fn moments(x: &Tensor) -> Result<Tensor> {
     dispatch!(x, norm::moments(x))
 }
 
-/// `clamp((x - mean) / sqrt(var + epsilon) * scale + shift)` with the moments `[2, channels]`.
-///
-/// # Errors
-/// Shapes that do not belong together, or the device fails.
-pub fn normalise(
-    x: &Tensor,
-    moments: &Tensor,
-    [scale, shift]: [&Tensor; 2],
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<Tensor> {
-    let (_, channels) = rows_and_channels(x)?;
-    expect("moments", moments, DType::F32, &[2, channels])?;
-    expect("scale", scale, DType::F32, &[channels])?;
-    expect("shift", shift, DType::F32, &[channels])?;
-    dispatch!(x, norm::normalise(x, moments, [scale, shift], epsilon, clamp))
+/// Batch norm with an activation behind it: `clamp((x - mean) / sqrt(var + epsilon) * scale + shift)`.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchNorm<'a> {
+    /// Mean and variance, `[2, channels]`.
+    pub moments: &'a Tensor,
+    /// `[channels]`.
+    pub scale: &'a Tensor,
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// The activation.
+    pub clamp: Clamp,
 }
 
-/// What comes back through [`normalise`] with the moments of its own `x`.
+/// What comes back through [`BatchNorm::forward`].
 #[derive(Debug)]
 pub struct NormGradient {
     /// Of `x`.
@@ -92,23 +88,33 @@ pub struct NormGradient {
     pub scale: Tensor,
 }
 
-/// The gradients for `y = normalise(x, moments(x), [scale, ..], ..)` and the gradient `g` of `y`.
-///
-/// # Errors
-/// Shapes or types that do not belong together, or the device fails.
-pub fn normalise_gradient(
-    [x, y, g]: [&Tensor; 3],
-    moments: &Tensor,
-    scale: &Tensor,
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<NormGradient> {
-    let (_, channels) = rows_and_channels(x)?;
-    expect("output", y, x.dtype(), x.dims())?;
-    expect("gradient", g, x.dtype(), x.dims())?;
-    expect("moments", moments, DType::F32, &[2, channels])?;
-    expect("scale", scale, DType::F32, &[channels])?;
-    dispatch!(x, norm::normalise_gradient([x, y, g], moments, scale, epsilon, clamp))
+impl BatchNorm<'_> {
+    fn check(&self, x: &Tensor) -> Result<usize> {
+        let (_, channels) = rows_and_channels(x)?;
+        expect("moments", self.moments, DType::F32, &[2, channels])?;
+        expect("scale", self.scale, DType::F32, &[channels])?;
+        Ok(channels)
+    }
+
+    /// The output for `x`, with the shift `[channels]`.
+    ///
+    /// # Errors
+    /// Shapes that do not belong together, or the device fails.
+    pub fn forward(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        expect("shift", shift, DType::F32, &[self.check(x)?])?;
+        dispatch!(x, norm::normalise(self, x, shift))
+    }
+
+    /// The gradients for `x`, whose own [`moments`] these are, its output `y` and the gradient `g` of that.
+    ///
+    /// # Errors
+    /// Shapes or types that do not belong together, or the device fails.
+    pub fn gradient(&self, [x, y, g]: [&Tensor; 3]) -> Result<NormGradient> {
+        self.check(x)?;
+        expect("output", y, x.dtype(), x.dims())?;
+        expect("gradient", g, x.dtype(), x.dims())?;
+        dispatch!(x, norm::gradient(self, [x, y, g]))
+    }
 }
 
 /// Running mean and variance after a batch with the moments `[2, channels]` over `values` values a channel, 2 or more:

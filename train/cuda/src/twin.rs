@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use crate::operators::{Clamp, Convolution, NormGradient, Pooling, Shape4, Window, rows_and_channels};
+use crate::operators::{BatchNorm, Clamp, Convolution, NormGradient, Pooling, Shape4, Window, rows_and_channels};
 
 /// The gradients of `inputs` from the gradient `g` of `f(inputs)`.
 fn gradients(inputs: &[&Tensor], g: &Tensor, f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
@@ -33,28 +33,19 @@ pub(crate) fn moments(x: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[&mean, &rows.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?], 0)
 }
 
-pub(crate) fn normalise(
-    x: &Tensor,
-    moments: &Tensor,
-    [scale, shift]: [&Tensor; 2],
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<Tensor> {
-    let factor = (moments.get(1)? + f64::from(epsilon))?.sqrt()?.recip()?.mul(scale)?;
-    let y = wide(x)?.broadcast_sub(&moments.get(0)?)?.broadcast_mul(&factor)?.broadcast_add(shift)?;
-    clamped(&y, clamp)?.to_dtype(x.dtype())
+pub(crate) fn normalise(norm: &BatchNorm, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let factor = (norm.moments.get(1)? + f64::from(norm.epsilon))?.sqrt()?.recip()?.mul(norm.scale)?;
+    let y = wide(x)?.broadcast_sub(&norm.moments.get(0)?)?.broadcast_mul(&factor)?.broadcast_add(shift)?;
+    clamped(&y, norm.clamp)?.to_dtype(x.dtype())
 }
 
-pub(crate) fn normalise_gradient(
-    [x, y, g]: [&Tensor; 3],
-    _: &Tensor,
-    scale: &Tensor,
-    epsilon: f32,
-    clamp: Clamp,
-) -> Result<NormGradient> {
-    let (g, shift) = (clamp_gradient(y, g, clamp)?, scale.zeros_like()?);
-    let normalised = |t: &[Tensor]| normalise(&t[0], &moments(&t[0])?, [&t[1], &t[2]], epsilon, Clamp::NONE);
-    let mut found = gradients(&[x, scale, &shift], &g, normalised)?.into_iter();
+pub(crate) fn gradient(norm: &BatchNorm, [x, y, g]: [&Tensor; 3]) -> Result<NormGradient> {
+    let (g, shift) = (clamp_gradient(y, g, norm.clamp)?, norm.scale.zeros_like()?);
+    let normalised = |t: &[Tensor]| {
+        let norm = BatchNorm { moments: &moments(&t[0])?, scale: &t[1], clamp: Clamp::NONE, ..*norm };
+        normalise(&norm, &t[0], &t[2])
+    };
+    let mut found = gradients(&[x, norm.scale, &shift], &g, normalised)?.into_iter();
     let mut next = || found.next().expect("three gradients");
     Ok(NormGradient { x: next().to_dtype(x.dtype())?, scale: next(), shift: next() })
 }
@@ -117,27 +108,35 @@ fn windows(x: Shape4, window: Window, mut visit: impl FnMut(usize, usize, usize)
     Ok(output)
 }
 
-/// The share of each output's gradient that each of its inputs gets, as (output, input, share).
-fn shares(pooling: Pooling, x: &Tensor, window: Window) -> Result<(Vec<(usize, usize, f32)>, Shape4)> {
+/// A place of the input in the window of one of the output.
+struct Share {
+    output: usize,
+    input: usize,
+    /// Of the output's gradient.
+    part: f32,
+}
+
+/// All that are not 0, and the output's shape.
+fn shares(pooling: Pooling, x: &Tensor, window: Window) -> Result<(Vec<Share>, Shape4)> {
     let values: Vec<f32> = wide(x)?.flatten_all()?.to_vec1()?;
-    let mut shares: Vec<(usize, usize, f32)> = Vec::new();
-    let output = windows(x.dims4()?, window, |output, input, count| match (pooling, shares.last_mut()) {
-        (Pooling::Average, _) => shares.push((output, input, 1.0 / count as f32)),
-        (Pooling::Max, Some(last)) if last.0 == output => {
-            if values[input] > values[last.1] {
-                last.1 = input;
+    let mut shares: Vec<Share> = Vec::new();
+    let shape = windows(x.dims4()?, window, |output, input, count| match (pooling, shares.last_mut()) {
+        (Pooling::Average, _) => shares.push(Share { output, input, part: 1.0 / count as f32 }),
+        (Pooling::Max, Some(last)) if last.output == output => {
+            if values[input] > values[last.input] {
+                last.input = input;
             }
         }
-        (Pooling::Max, _) => shares.push((output, input, 1.0)),
+        (Pooling::Max, _) => shares.push(Share { output, input, part: 1.0 }),
     })?;
-    Ok((shares, output))
+    Ok((shares, shape))
 }
 
 pub(crate) fn pool(pooling: Pooling, x: &Tensor, window: Window) -> Result<Tensor> {
     let (shares, shape) = shares(pooling, x, window)?;
     let values: Vec<f32> = wide(x)?.flatten_all()?.to_vec1()?;
     let mut y = vec![0.0; shape.0 * shape.1 * shape.2 * shape.3];
-    shares.iter().for_each(|(output, input, share)| y[*output] += share * values[*input]);
+    shares.iter().for_each(|share| y[share.output] += share.part * values[share.input]);
     Tensor::from_vec(y, shape, x.device())?.to_dtype(x.dtype())
 }
 
@@ -145,7 +144,7 @@ pub(crate) fn pool_gradient(pooling: Pooling, x: &Tensor, g: &Tensor, window: Wi
     let (shares, _) = shares(pooling, x, window)?;
     let values: Vec<f32> = wide(g)?.flatten_all()?.to_vec1()?;
     let mut dx = vec![0.0; x.elem_count()];
-    shares.iter().for_each(|(output, input, share)| dx[*input] += share * values[*output]);
+    shares.iter().for_each(|share| dx[share.input] += share.part * values[share.output]);
     Tensor::from_vec(dx, x.shape(), x.device())?.to_dtype(x.dtype())
 }
 
@@ -168,10 +167,10 @@ pub(crate) fn convolve(convolution: &Convolution, x: &Tensor, weights: &Tensor) 
 pub(crate) fn input_gradient(convolution: &Convolution, g: &Tensor, weights: &Tensor, x: Shape4) -> Result<Tensor> {
     let anywhere = Tensor::zeros(x, DType::F32, g.device())?;
     let weights = wide(weights)?;
-    Ok(gradients(&[&anywhere], g, |t| convolve(convolution, &t[0], &weights))?.remove(0).to_dtype(g.dtype())?)
+    gradients(&[&anywhere], g, |t| convolve(convolution, &t[0], &weights))?.remove(0).to_dtype(g.dtype())
 }
 
 pub(crate) fn weight_gradient(convolution: &Convolution, x: &Tensor, g: &Tensor, weights: Shape4) -> Result<Tensor> {
     let (anything, x) = (Tensor::zeros(weights, DType::F32, g.device())?, wide(x)?);
-    Ok(gradients(&[&anything], g, |t| convolve(convolution, &x, &t[0]))?.remove(0).to_dtype(g.dtype())?)
+    gradients(&[&anything], g, |t| convolve(convolution, &x, &t[0]))?.remove(0).to_dtype(g.dtype())
 }

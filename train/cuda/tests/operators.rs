@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sr2_cuda::{Clamp, Convolution, Pooling, Shape4, Window};
+use sr2_cuda::{BatchNorm, Clamp, Convolution, Pooling, Shape4, Window};
 
 /// Largest difference relative to the norm per element of the twin's result: sums of some thousand products in another order.
 const F32_TOLERANCE: f64 = 1e-5;
@@ -75,14 +75,16 @@ fn batch_norm_is_its_twins() {
         for clamp in [Clamp::NONE, Clamp::RELU, Clamp { low: 0.0, high: 1.0 }] {
             compare(&format!("batch norm of {shape:?} {dtype:?} {clamp:?}"), &device, &[&x, &g, &scale, &shift], |t| {
                 let moments = sr2_cuda::moments(t[0])?;
-                let y = sr2_cuda::normalise(t[0], &moments, [t[2], t[3]], 1e-5, clamp)?;
+                let y = BatchNorm { moments: &moments, scale: t[2], epsilon: 1e-5, clamp }.forward(t[0], t[3])?;
                 Ok(vec![moments, y])
             });
             // From the twins' own output, or a value on the edge of the clamp would be inside here and outside there.
             let moments = sr2_cuda::moments(&x).unwrap();
-            let y = sr2_cuda::normalise(&x, &moments, [&scale, &shift], 1e-5, clamp).unwrap();
+            let norm = BatchNorm { moments: &moments, scale: &scale, epsilon: 1e-5, clamp };
+            let y = norm.forward(&x, &shift).unwrap();
             compare(&format!("its gradient of {shape:?} {dtype:?}"), &device, &[&x, &y, &g, &moments, &scale], |t| {
-                let found = sr2_cuda::normalise_gradient([t[0], t[1], t[2]], t[3], t[4], 1e-5, clamp)?;
+                let norm = BatchNorm { moments: t[3], scale: t[4], epsilon: 1e-5, clamp };
+                let found = norm.gradient([t[0], t[1], t[2]])?;
                 Ok(vec![found.x, found.scale, found.shift])
             });
         }

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Result, Tensor, Var};
-use sr2_cuda::{Clamp, Convolution, Pooling, Window};
-use sr2_models::{Conv, Gemm, Graph, Node, Op};
+use sr2_cuda::{BatchNorm, Clamp, Convolution, Pooling, Window};
+use sr2_models::{BatchNormalization, Conv, Gemm, Graph, Node, Op};
 
 use super::{Mode, ops};
 
@@ -63,6 +63,10 @@ fn convolution(c: &Conv) -> Convolution {
     let [top, left, bottom, right] = c.pads;
     let padding = if [top, left] == [bottom, right] { [top, left] } else { [0, 0] };
     Convolution { stride: c.stride, padding, dilation: c.dilation, groups: c.groups }
+}
+
+fn batch_norm<'a>(n: &BatchNormalization, moments: &'a Tensor, tensors: &'a Tensors, clamp: Clamp) -> BatchNorm<'a> {
+    BatchNorm { moments, scale: &tensors[&n.scale], epsilon: n.epsilon, clamp }
 }
 
 fn window(p: &sr2_models::Pool) -> Window {
@@ -179,8 +183,8 @@ impl ChannelsLast {
                     }
                     Mode::Inference => Tensor::stack(&[&tensors[&n.mean], &tensors[&n.var]], 0)?,
                 };
-                let affine = [&tensors[&n.scale], &tensors[&n.shift]];
-                return Ok((sr2_cuda::normalise(x, &moments, affine, n.epsilon, clamp)?, Some(moments)));
+                let y = batch_norm(n, &moments, tensors, clamp).forward(x, &tensors[&n.shift])?;
+                return Ok((y, Some(moments)));
             }
             Op::Add if x.shape() == inputs[1].shape() => sr2_cuda::add(x, &inputs[1], clamp)?,
             Op::MaxPool(p) => Pooling::Max.forward(x, window(p))?,
@@ -266,8 +270,7 @@ impl ChannelsLast {
             }
             Op::BatchNormalization(n) => {
                 let moments = kept.expect("a batch norm keeps its moments");
-                let found =
-                    sr2_cuda::normalise_gradient([x, output, g], &moments, &tensors[&n.scale], n.epsilon, clamp)?;
+                let found = batch_norm(n, &moments, tensors, clamp).gradient([x, output, g])?;
                 put(&n.scale, found.scale)?;
                 put(&n.shift, found.shift)?;
                 found.x
