@@ -132,10 +132,10 @@ pub(crate) fn view<'a, T: CudaDType + DeviceRepr>(
     Ok(storage.as_cuda_slice::<T>()?.slice(start..end))
 }
 
-/// Memory for `count` values, which a kernel is to write all.
+/// Memory for `count` values, which a kernel is to write all; for one where there are none, as the device gives no less.
 pub(crate) fn uninitialised<T: CudaDType + DeviceRepr>(device: &CudaDevice, count: usize) -> Result<CudaSlice<T>> {
     // SAFETY: no one reads the values before the kernel that is launched with them next, on the same stream.
-    unsafe { device.alloc::<T>(count) }
+    unsafe { device.alloc::<T>(count.max(1)) }
 }
 
 /// A tensor of values that a kernel has written.
