@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use sr2_formats::{Tensor, TensorMap};
-use sr2_models::{Model, Node};
+use sr2_models::initialisation::initialise;
+use sr2_models::{Conv, Gemm, Model, Node, zoo};
 
 use super::*;
 use crate::layout::{flatten, unflatten};
@@ -109,6 +110,66 @@ fn trial_losses_equal_training_losses_and_move_nothing() {
         assert_eq!(executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap(), trial);
         assert_ne!(executor.buffers().unwrap(), before);
     }
+}
+
+/// A convolution whose padding is not the same above and below, behind another.
+fn shifted() -> Graph {
+    let conv = |name: &str, input, pads| {
+        let weight = format!("{name}.weight");
+        let (bias, out_channels, kernel) = (Some(format!("{name}.bias")), 4, [3, 3]);
+        let op = Conv { weight, bias, out_channels, kernel, stride: [1, 1], pads, dilation: [1, 1], groups: 1 };
+        Node { name: name.into(), op: Op::Conv(op), inputs: vec![input] }
+    };
+    let node = |name: &str, op, input| Node { name: name.into(), op, inputs: vec![input] };
+    let linear = Gemm { weight: "fc.weight".into(), bias: Some("fc.bias".into()), out_features: 10 };
+    let nodes = vec![
+        conv("first", 0, [1, 1, 1, 1]),
+        conv("second", 1, [2, 1, 0, 1]),
+        node("pool", Op::GlobalAveragePool, 2),
+        node("flat", Op::Flatten, 3),
+        node("fc", Op::Gemm(linear), 4),
+    ];
+    Graph::try_new("shifted", &[3, 32, 32], nodes).unwrap()
+}
+
+/// Among them one of residual sums with ReLUs behind them.
+#[test]
+fn whole_networks_channels_last_are_candles() {
+    for graph in [zoo::build("resnet8", 10).unwrap(), shifted()] {
+        let name = graph.name();
+        let layout = ParameterLayout::new(&graph);
+        let parameters = initialise(&graph, 1);
+        let flat = flatten(layout.trainable(), &parameters);
+        let images = (0..3 * 3072).map(|i| (i as f32 * 0.37).sin()).collect();
+        let batch = Batch { images, labels: vec![3, 0, 9], ..Batch::default() };
+        let [expected, found] = [false, true].map(|channels_last| {
+            let buffers = flatten(layout.buffers(), &parameters);
+            let mut executor = CandleExecutor::new(graph.clone(), buffers, test_device()).unwrap();
+            executor.channels_last = channels_last.then(|| ChannelsLast::new(&graph));
+            let mut gradient = vec![0.0; flat.len()];
+            let loss = executor.loss_and_gradient(&flat, &batch, &mut gradient).unwrap();
+            (loss.loss, gradient, executor.buffers().unwrap())
+        });
+        assert!((found.0 / expected.0 - 1.0).abs() < 1e-5, "{name}: {} {}", found.0, expected.0);
+        for segment in layout.trainable() {
+            let own = |gradient: &[f32]| gradient[segment.range.clone()].to_vec();
+            assert_near(&format!("{name}, {}", segment.spec.name), &own(&found.1), &own(&expected.1));
+        }
+        if layout.buffers_len() > 0 {
+            assert_near(&format!("{name}, running statistics"), &found.2, &expected.2);
+        }
+    }
+}
+
+/// Largest distance of gradients that went through many layers of f32, relative to their norm.
+const DEEP: f64 = 1e-3;
+
+#[track_caller]
+fn assert_near(what: &str, found: &[f32], expected: &[f32]) {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let difference = square(&mut found.iter().zip(expected).map(|(f, e)| f - e));
+    let distance = (difference / square(&mut expected.iter().copied())).sqrt();
+    assert!(distance < DEEP, "{what}: relative distance {distance:e}");
 }
 
 /// Relative change of a loss that rounding of the factors to 8 bits causes after a few layers.
