@@ -395,11 +395,14 @@ fn open(device: DeviceKind) -> Result<Device, ExecutorError> {
     }
 }
 
+#[cfg(feature = "cudnn")]
 fn open_cuda() -> candle_core::Result<Device> {
-    let device = Device::new_cuda(0)?;
-    #[cfg(feature = "cudnn")]
-    sr2_cuda::prepare(&device)?;
-    Ok(device)
+    sr2_cuda::open(0)
+}
+
+#[cfg(not(feature = "cudnn"))]
+fn open_cuda() -> candle_core::Result<Device> {
+    Device::new_cuda(0)
 }
 
 /// The first line of a candle error; the rest may be a backtrace.

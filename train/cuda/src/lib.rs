@@ -30,26 +30,28 @@ pub use operators::{
 #[cfg(feature = "cudnn")]
 pub use step::{Lambda, Model, Parameter, Penalty, ROW, Still, Vectors, Zeros};
 
-/// Lets the device keep freed memory for the next allocation, and stops candle from tracking tensors by events, which only
-/// several streams need. To be called once a device is opened, before it has tensors.
+/// Opens a CUDA device with one stream for all threads, lets it keep freed memory for the next allocation, and stops candle
+/// from tracking tensors by events, which only several streams need.
 ///
 /// # Errors
-/// Not a CUDA device, or it fails.
+/// There is no such device, or it fails.
 #[cfg(feature = "cudnn")]
-pub fn prepare(opened: &candle_core::Device) -> candle_core::Result<()> {
+pub fn open(ordinal: usize) -> candle_core::Result<candle_core::Device> {
     use candle_core::cuda_backend::WrapErr;
     use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
     use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
 
+    // candle's usual stream is another one in each thread.
+    let opened = candle_core::Device::new_cuda_with_stream(ordinal)?;
     let cuda = opened.as_cuda_device()?;
     let mut threshold = u64::MAX;
-    // SAFETY: the device is the one that candle opened, its pool exists as long, and the attribute is a u64. candle has one
-    // stream a device, on which everything runs in order.
+    // SAFETY: the device is the one that candle opened, its pool exists as long, and the attribute is a u64. All that is
+    // done with its tensors goes through the one stream, in order.
     unsafe {
         let pool = device::get_default_mem_pool(cuda.cuda_stream().context().cu_device()).w()?;
         let threshold: *mut u64 = &mut threshold;
         mem_pool::set_attribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, threshold.cast()).w()?;
         cuda.disable_event_tracking();
     }
-    Ok(())
+    Ok(opened)
 }

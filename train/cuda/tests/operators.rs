@@ -18,9 +18,7 @@ fn cuda() -> Option<Device> {
         eprintln!("skipped: SR2_TEST_DEVICE is not cuda");
         return None;
     }
-    let device = Device::new_cuda(0).expect("a CUDA device");
-    sr2_cuda::prepare(&device).unwrap();
-    Some(device)
+    Some(sr2_cuda::open(0).expect("a CUDA device"))
 }
 
 struct Values(ChaCha8Rng);
