@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sr2_train::direction::Direction;
 use sr2_train::executor::ExecutorError;
-use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl, StepError};
+use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl, StepError, WeightDecay};
 use sr2_train::penalty::Penalty;
 use sr2_train::pruning::PruningPlan;
 use sr2_train::share::Share;
@@ -55,7 +55,7 @@ fn solve(problem: &mut LeastSquares, quasi_cauchy: bool) -> Result<(usize, Vec<f
         quasi_cauchy,
         control: StepControl::Sr2(Sr2::paper()),
         relaxed: false,
-        weight_decay: 0.0,
+        weight_decay: WeightDecay::NONE,
         ema: None,
     };
     let mut sr2 = Optimizer::new(settings, Layers::one(0..UNKNOWNS));

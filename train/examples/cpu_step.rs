@@ -20,7 +20,7 @@ use sr2_train::direction::Direction;
 use sr2_train::executor::{Batch, Executor, ExecutorError, Precision, Support};
 use sr2_train::layout::ParameterLayout;
 use sr2_train::metrics::Passes;
-use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl};
+use sr2_train::optimizer::{Layers, Objective, Optimizer, Settings, StepControl, WeightDecay};
 use sr2_train::penalty::Penalty;
 use sr2_train::pruning::{PruningPlan, Target};
 use sr2_train::share::{PenalisedLayer, Share};
@@ -197,7 +197,7 @@ fn measure(
         control: StepControl::Sr2(Sr2 { sigma_start: 1e3, ..Sr2::paper() }),
         quasi_cauchy: false,
         relaxed: false,
-        weight_decay: 0.0,
+        weight_decay: WeightDecay::NONE,
         ema: None,
     };
     let penalised = prunable.iter().map(|range| PenalisedLayer::plain(range.clone())).collect();

@@ -87,6 +87,10 @@ pub struct Config {
     pub ema: Option<f64>,
     /// Fraction of the steps over which the steps of a one-cycle get longer, before they get shorter.
     pub warmup: f64,
+    /// Weight decay `mu` of convolution and linear weights `w`: the loss is minimised plus `mu / 2 |w|^2`, but with `adamw`
+    /// and `prox-gen` `w` is multiplied by `1 - mu / sigma` after a step. 5e-4 by default with `sgd`, 0.01 with `adamw`, and 0
+    /// with the methods that prune.
+    pub weight_decay: Option<f64>,
     /// Seed of initialisation, order and augmentation.
     pub seed: u64,
     /// Where to compute.
@@ -124,7 +128,7 @@ pub enum Method {
     Lamp,
     /// Momentum SGD on SR2's one-cycle, dense: what pruning is compared with.
     Sgd,
-    /// AdamW (arXiv 1711.05101) on the one-cycle, weight decay 0.01 on convolution and linear weights, dense.
+    /// AdamW (arXiv 1711.05101) on the one-cycle, dense.
     #[serde(rename = "adamw")]
     AdamW,
 }
@@ -182,6 +186,7 @@ impl Default for Config {
             test_every: None,
             ema: None,
             warmup: 0.3,
+            weight_decay: None,
             seed: 0,
             device: DeviceKind::Cpu,
             executor: ExecutorKind::Auto,

@@ -17,7 +17,7 @@ mod tests;
 mod vectors;
 
 use host::{HostVectors, OnHost};
-pub use settings::{Layers, Settings, StepControl};
+pub use settings::{Layers, Settings, StepControl, WeightDecay};
 pub(crate) use vectors::{Acting, Proposal, Rules, Vectors, averaging_weight};
 
 /// A smooth function of the flat parameters; in training, the mean loss over one mini-batch, always the same one.
@@ -67,7 +67,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Predicted decrease.
     pub xi: f64,
-    /// Actual over predicted decrease of `f + lambda h`; `None` where unjudged.
+    /// Actual over predicted decrease of `f + lambda h`, weight decay in `f`; `None` where unjudged.
     pub rho: Option<f64>,
     /// The sigma used.
     pub sigma: f64,

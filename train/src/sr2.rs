@@ -54,6 +54,15 @@ pub struct Sr2 {
     pub test_every: u64,
 }
 
+/// What the test needs of a trial point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tried {
+    /// The loss.
+    pub loss: f64,
+    /// `mu / 2 (|w|^2 - |w + s|^2)`, by which the weight decay's part of the smooth function falls.
+    pub decay_decrease: f64,
+}
+
 /// What the test said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -144,19 +153,19 @@ impl Sr2 {
 
     /// The acceptance test: predicted decrease, rho and verdict. Loss differences below `RESOLUTION` times the loss are
     /// rounding.
-    pub fn judge(&self, loss: f64, trial_loss: f64, trial: &Trial) -> (f64, Option<f64>, Verdict) {
+    pub fn judge(&self, loss: f64, tried: Tried, trial: &Trial) -> (f64, Option<f64>, Verdict) {
         let xi = match self.prediction {
             Prediction::Gradient => trial.batch_decrease(),
             Prediction::Direction => trial.model_decrease(),
         };
-        let blown_up = self.guards.is_some_and(|g| trial_loss > (2.0 * loss).max(g.loss_ceiling));
-        if !trial_loss.is_finite() || blown_up {
+        let blown_up = self.guards.is_some_and(|g| tried.loss > (2.0 * loss).max(g.loss_ceiling));
+        if !tried.loss.is_finite() || blown_up {
             return (xi, None, Verdict::Rejected);
         }
         if xi <= RESOLUTION * loss.abs().max(1.0) {
             return (xi, None, Verdict::Unjudged);
         }
-        let rho = (loss - trial_loss + trial.penalty_decrease) / xi;
+        let rho = (loss - tried.loss + tried.decay_decrease + trial.penalty_decrease) / xi;
         // Where the penalty makes the prediction, a good rho says nothing about the loss's curvature.
         let uninformative = self.guards.is_some() && trial.penalty_decrease.abs() > trial.gradient_slope.abs();
         let verdict = match rho {

@@ -19,17 +19,18 @@ struct Gradients {
   const float* at[MOST_GRADIENTS];
 };
 
-// The vector of gradients, the first of which is the parameter number `first`, from row `first_row` on. With x, those of
-// its zeros that are prunable are zeros.
+// The vector of gradients at x, the first of which is the parameter number `first`, from row `first_row` on, plus mu x in
+// prunable weights, of which zeros have none if `frozen`.
 extern "C" __global__ void gather(Gradients gradients, int first, int first_row, const int* owner, const Parameter* parameters,
-                                  const float* x, float* result) {
+                                  const float* x, float mu, int frozen, float* result) {
   const int row = first_row + blockIdx.x, number = owner[row];
   const Parameter parameter = parameters[number];
   const float* from = gradients.at[number - first];
   for (int i = threadIdx.x; i < ROW; i += ROW_THREADS) {
     const long at = static_cast<long>(row) * ROW + i, place = at - static_cast<long>(parameter.first_row) * ROW;
-    const bool stays = x != nullptr && parameter.prunable && x[at] == 0.0f;
-    result[at] = from == nullptr || place >= parameter.values || stays ? 0.0f : from[place];
+    const bool stays = frozen && parameter.prunable && x[at] == 0.0f;
+    const float gradient = from == nullptr || place >= parameter.values || stays ? 0.0f : from[place];
+    result[at] = parameter.prunable ? gradient + mu * x[at] : gradient;
   }
 }
 

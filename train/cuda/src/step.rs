@@ -144,18 +144,18 @@ impl Vectors {
         Ok(view::<f32>(&storage, layout)?.device_ptr(&self.device.cuda_stream()).0)
     }
 
-    /// The vector of the parameters' gradients, zeros where one is missing. With `support`, a point, those of its prunable
-    /// zeros are zeros.
+    /// The vector of the parameters' gradients at `x`, zeros where one is missing, plus `mu x` in prunable weights, of which
+    /// zeros have none if `frozen`.
     ///
     /// # Errors
     /// Gradients that are not one a parameter, not f32 or of another size, or the device fails.
-    pub fn gather(&self, gradients: &[Option<Tensor>], support: Option<&Tensor>) -> Result<Tensor> {
+    pub fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, frozen: bool) -> Result<Tensor> {
         let places = self.first_rows.windows(2);
         if gradients.len() != places.len() {
             bail!("{} gradients of {} parameters", gradients.len(), places.len());
         }
         let mut result = self.uninitialised()?;
-        let support = self.address_or_none(support)?;
+        let (x, frozen) = (self.address(x)?, i32::from(frozen));
         for (i, some) in gradients.chunks(MOST_GRADIENTS).enumerate() {
             let first = i * MOST_GRADIENTS;
             let contiguous: Vec<Option<Tensor>> =
@@ -173,7 +173,20 @@ impl Vectors {
             let (first, first_row) = (int(first)?, int(start)?);
             let Self { device, owner, parameters, .. } = self;
             let grid = blocks(end - start);
-            launch!(device, "gather", grid, &addresses, &first, &first_row, owner, parameters, &support, &mut result);
+            launch!(
+                device,
+                "gather",
+                grid,
+                &addresses,
+                &first,
+                &first_row,
+                owner,
+                parameters,
+                &x,
+                &mu,
+                &frozen,
+                &mut result
+            );
         }
         Ok(self.tensor(result))
     }

@@ -63,7 +63,7 @@ void test_gather() {
   auto x = vectors.filled(some_zeros);
   std::vector<Buffer<float>> gradients;
   for (const auto& flags : vectors.flags) gradients.push_back(filled<float>(flags.values, slope));
-  for (const float* support : {static_cast<const float*>(nullptr), static_cast<const float*>(x)}) {
+  for (auto [frozen, mu] : {std::pair(false, 0.0f), {false, 0.25f}, {true, 0.0f}, {true, 0.25f}}) {
     set_sizes(vectors.count());
     Buffer<float> result(vectors.count());
     for (int first = 0; first < parameters; first += TOGETHER) {
@@ -71,12 +71,14 @@ void test_gather() {
       const int end = min(first + TOGETHER, parameters), first_row = vectors.parameters[first].first_row;
       for (int p = first; p < end; ++p) at.at[p - first] = p == MISSING ? nullptr : gradients[p].begin();
       launch("gather", blocks_of(vectors.parameters[end - 1].end_row - first_row), gather, at, first, first_row, owner,
-             vectors.parameters, support, result);
+             vectors.parameters, x, mu, frozen, result);
     }
     check_exactly(result, [&](int i) {
       const int p = vectors.number[i / ROW];
-      const bool held = support && vectors.prunable(i) && x[i] == 0.0f;
-      return vectors.padding(i) || p == MISSING || held ? 0.0f : gradients[p][i - vectors.of(i).first_row * ROW];
+      const bool held = frozen && vectors.prunable(i) && x[i] == 0.0f;
+      const bool none = vectors.padding(i) || p == MISSING || held;
+      const float gradient = none ? 0.0f : gradients[p][i - vectors.of(i).first_row * ROW];
+      return vectors.prunable(i) ? gradient + mu * x[i] : gradient;
     });
   }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::rows::{Rows, is_final};
 use super::transfer::{download, download_all};
@@ -22,6 +22,7 @@ use crate::pruning::Target;
 use crate::regulariser::Regulariser;
 use crate::schedule_free::ScheduleFree;
 use crate::share::{PenalisedLayer, Share, lambdas_for};
+use crate::sr2::Tried;
 
 mod composed;
 #[cfg(feature = "cudnn")]
@@ -41,6 +42,8 @@ pub(super) struct Resident {
     kernels: Box<dyn Kernels>,
     /// The number of each penalised layer's parameter.
     penalised: Vec<usize>,
+    /// The same of all prunable ones.
+    prunable: Vec<usize>,
     parameters: Tensor,
     momentum: Option<Tensor>,
     mean_square: Option<Tensor>,
@@ -70,8 +73,8 @@ struct Step {
     /// `D` of the metric.
     diagonal: Option<Tensor>,
     trial: Tensor,
-    /// Logits there, if they came with the rest.
-    trial_logits: Option<Vec<f64>>,
+    /// What the test needs of it, if that came with the rest.
+    tried: Option<Tried>,
     nonzero: Vec<usize>,
 }
 
@@ -81,7 +84,7 @@ struct Attempt {
     sums: Vec<Sums>,
     /// At the old point.
     logits: Vec<f64>,
-    trial_logits: Option<Vec<f64>>,
+    tried: Option<Tried>,
     /// Of [`Model::search`].
     answer: Vec<f64>,
 }
@@ -115,6 +118,7 @@ impl Resident {
         let rows = Arc::new(Rows::new(segments, device)?);
         let number = |range| segments.iter().position(|s| s.range == range).expect("a layer is a parameter");
         let penalised: Vec<usize> = layers.penalised.iter().map(|layer| number(layer.range.clone())).collect();
+        let prunable = layers.prunable.iter().cloned().map(number).collect();
         let saved = |values: &Vec<f32>| (!values.is_empty()).then(|| rows.upload(values)).transpose();
         let uploaded = rows.upload(parameters)?;
         Ok(Self {
@@ -128,6 +132,7 @@ impl Resident {
             iterate: saved(&averages.iterate)?,
             parameters: uploaded,
             penalised,
+            prunable,
             rows,
             searches_on_host: device.is_cpu(),
             crowded: false,
@@ -222,8 +227,8 @@ impl OnDevice<'_> {
         let images = executor.images(&self.batch.images, self.batch.labels.len())?;
         let (gradients, logits) =
             executor.differentiate(resident.rows.tensors(&resident.parameters)?, &images, &self.batch.labels)?;
-        let support = (executor.support == Support::Frozen).then_some(&resident.parameters);
-        let gradient = resident.kernels.gather(&gradients, support)?;
+        let mu = settings.weight_decay.coupled() as f32;
+        let gradient = resident.kernels.gather(&gradients, &resident.parameters, mu, executor.support)?;
         let (kernels, x, still) = (&resident.kernels, &resident.parameters, resident.still(rules));
         let (direction, momentum, sequences) = match settings.direction.schedule_free() {
             Some(method) => {
@@ -251,9 +256,8 @@ impl OnDevice<'_> {
             (resident.mean_square, diagonal) = (Some(next), Some(root));
         }
         let trial = resident.parameters.clone();
-        let (trial_logits, nonzero) = (None, Vec::new());
-        let step =
-            Step { images, logits, gradient, momentum, sequences, direction, diagonal, trial, trial_logits, nonzero };
+        let (tried, nonzero) = (None, Vec::new());
+        let step = Step { images, logits, gradient, momentum, sequences, direction, diagonal, trial, tried, nonzero };
         resident.step = Some(step);
         Ok(())
     }
@@ -262,50 +266,60 @@ impl OnDevice<'_> {
         self.resident.step.as_ref().expect("a direction comes before a trial point")
     }
 
-    fn trial_logits(&self, trial: &Tensor) -> Result<Tensor> {
-        let tensors = self.executor.named(self.resident.rows.tensors(trial)?);
-        self.executor.output(&tensors, self.step().images.clone(), Mode::Training)
+    /// The logits at a trial point, and with weight decay by how much each parameter's square falls there.
+    fn test(&self, rules: Rules, trial: &Tensor) -> Result<Vec<Tensor>> {
+        let rows = &self.resident.rows;
+        let tensors = self.executor.named(rows.tensors(trial)?);
+        let logits = self.executor.output(&tensors, self.step().images.clone(), Mode::Training)?;
+        if rules.settings.weight_decay.coupled() == 0.0 {
+            return Ok(vec![logits]);
+        }
+        let [from, to] = [&self.resident.parameters, trial].map(|point| point.to_dtype(DType::F64));
+        let (from, to) = (from?, to?);
+        Ok(vec![logits, rows.sums(&[((&from - &to)? * (from + to)?)?])?])
+    }
+
+    /// From what [`Self::test`] gives.
+    fn tried(&self, rules: Rules, logits: &[f64], falls: &[f64]) -> Tried {
+        let weights = self.resident.prunable.iter().map(|parameter| falls.get(*parameter).unwrap_or(&0.0));
+        let decay_decrease = rules.settings.weight_decay.coupled() / 2.0 * weights.sum::<f64>();
+        Tried { loss: self.cross_entropy(logits).loss, decay_decrease }
     }
 
     /// The trial point; what comes of it, and the answer of the search for its lambda, in one copy.
-    fn attempt(&self, model: &dyn Model, lambda: Lambda, tested: bool) -> Result<Attempt> {
+    fn attempt(&self, rules: Rules, model: &dyn Model, lambda: Lambda) -> Result<Attempt> {
         let answer = match lambda {
             Lambda::Own(_) => None,
             Lambda::Common(answer) => Some(answer),
         };
         let (trial, sums) = model.attempt(lambda)?;
-        let trial_logits = if tested { Some(self.trial_logits(&trial)?) } else { None };
-        let parts: Vec<&Tensor> =
-            [Some(&sums), Some(&self.step().logits), trial_logits.as_ref(), answer].into_iter().flatten().collect();
+        let test = if rules.surely_tests() { self.test(rules, &trial)? } else { Vec::new() };
+        let parts: Vec<&Tensor> = [&sums, &self.step().logits].into_iter().chain(answer).chain(&test).collect();
         let mut parts = download_all(&parts)?.into_iter();
         let mut next = || parts.next().unwrap_or_default();
         let (sums, logits) = (Sums::of_each(&next()), next());
-        Ok(Attempt { trial, sums, logits, trial_logits: trial_logits.map(|_| next()), answer: next() })
+        let answer = if answer.is_some() { next() } else { Vec::new() };
+        let tried = (!test.is_empty()).then(|| self.tried(rules, &next(), &next()));
+        Ok(Attempt { trial, sums, logits, tried, answer })
     }
 
     /// The trial point with one lambda for all layers that leaves `left` weights, found on the device; nothing if it needs
     /// a longer search, or layers need one of their own.
-    fn guess(
-        &self,
-        model: &dyn Model,
-        layers: &Layers,
-        left: usize,
-        tested: bool,
-    ) -> Result<Option<(Vec<f64>, Attempt)>> {
-        let attempt = self.attempt(model, Lambda::Common(&model.search(left)?), tested)?;
-        let mut layers = layers.penalised.iter().zip(&self.resident.penalised);
+    fn guess(&self, rules: Rules, model: &dyn Model, left: usize) -> Result<Option<(Vec<f64>, Attempt)>> {
+        let attempt = self.attempt(rules, model, Lambda::Common(&model.search(left)?))?;
+        let mut layers = rules.layers.penalised.iter().zip(&self.resident.penalised);
         let fits = layers.all(|(layer, parameter)| attempt.sums[*parameter].nonzero >= layer.least as f64);
         let found = fits && is_final(&attempt.answer, left);
         Ok(found.then(|| (vec![attempt.answer[0]; self.resident.penalised.len()], attempt)))
     }
 
     fn try_propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal> {
-        let (layers, tested) = (rules.layers, rules.surely_tests());
+        let layers = rules.layers;
         let resident = &*self.resident;
         let model = resident.model(rules, regulariser.penalty)?;
         let guessed = match acting {
             Acting::Left(left) if !resident.searches_on_host && !resident.crowded => {
-                self.guess(&*model, layers, left, tested)?
+                self.guess(rules, &*model, left)?
             }
             _ => None,
         };
@@ -316,7 +330,7 @@ impl OnDevice<'_> {
                     Acting::Lambdas(lambdas) => lambdas,
                     Acting::Left(left) => resident.lambdas(&*model, layers, left)?,
                 };
-                let attempt = self.attempt(&*model, Lambda::Own(&lambdas), tested)?;
+                let attempt = self.attempt(rules, &*model, Lambda::Own(&lambdas))?;
                 (lambdas, attempt)
             }
         };
@@ -334,7 +348,7 @@ impl OnDevice<'_> {
             }
         }
         if !guarded.is_empty() {
-            attempt = self.attempt(&*model, Lambda::Own(&lambdas), tested)?;
+            attempt = self.attempt(rules, &*model, Lambda::Own(&lambdas))?;
         }
         drop(model);
         let total = Sums::total(&attempt.sums, &resident.penalised, &lambdas, layers);
@@ -343,17 +357,19 @@ impl OnDevice<'_> {
         self.resident.crowded = crowded;
         let step = self.resident.step.as_mut().expect("it was there above");
         step.trial = attempt.trial;
-        step.trial_logits = attempt.trial_logits;
+        step.tried = attempt.tried;
         step.nonzero = attempt.sums.iter().map(|sum| sum.nonzero as usize).collect();
         Ok(Proposal { loss: point.loss, trial: total, lambda, guarded })
     }
 
-    fn try_value(&mut self) -> Result<f64> {
-        let logits = match &self.step().trial_logits {
-            Some(logits) => logits.clone(),
-            None => download_all(&[&self.trial_logits(&self.step().trial)?])?.remove(0),
-        };
-        Ok(self.cross_entropy(&logits).loss)
+    fn try_value(&mut self, rules: Rules) -> Result<Tried> {
+        if let Some(tried) = self.step().tried {
+            return Ok(tried);
+        }
+        let test = self.test(rules, &self.step().trial)?;
+        let mut parts = download_all(&test.iter().collect::<Vec<_>>())?.into_iter();
+        let mut next = || parts.next().unwrap_or_default();
+        Ok(self.tried(rules, &next(), &next()))
     }
 
     fn cross_entropy(&self, logits: &[f64]) -> BatchLoss {
@@ -372,8 +388,7 @@ impl OnDevice<'_> {
                 let [iterate, average] = resident.kernels.follow([&old, &resident.parameters, &iterate, &average])?;
                 (resident.iterate, resident.average) = (Some(iterate), Some(average));
             }
-            let kept = (1.0 - rules.settings.weight_decay / rules.sigma) as f32;
-            if kept < 1.0 {
+            if let Some(kept) = rules.settings.weight_decay.kept(rules.sigma) {
                 resident.parameters = resident.kernels.decay(&resident.parameters, kept)?;
             }
         }
@@ -409,9 +424,9 @@ impl Vectors for OnDevice<'_> {
         self.try_propose(rules, regulariser, acting).map_err(failed)
     }
 
-    fn value(&mut self, _: Rules) -> std::result::Result<f64, ExecutorError> {
+    fn value(&mut self, rules: Rules) -> std::result::Result<Tried, ExecutorError> {
         self.passes.forward += 1;
-        self.try_value().map_err(failed)
+        self.try_value(rules).map_err(failed)
     }
 
     fn leave(&mut self, rules: Rules, taken: bool) -> std::result::Result<(), ExecutorError> {

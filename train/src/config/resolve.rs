@@ -53,6 +53,12 @@ impl Config {
         check(momentum || !self.nesterov, "nesterov", "true", "a method with plain momentum")?;
         let tape = self.executor != ExecutorKind::Candle && self.device == DeviceKind::Cpu;
         check(tape || self.teacher.is_none(), "teacher", "set", "none on candle; executor tape distils")?;
+        let decay = *self.weight_decay.get_or_insert(match self.method {
+            Method::AdamW => 0.01,
+            Method::Sgd => 5e-4,
+            _ => 0.0,
+        });
+        check((0.0..=1.0).contains(&decay), "weight_decay", decay, "0 to 1")?;
         check((0.0..=1.0).contains(&self.warmup), "warmup", self.warmup, "a fraction from 0 to 1")?;
         let device = self.device == DeviceKind::Cpu || cfg!(feature = "cuda");
         check(device, "device", "cuda", "cpu; cuda needs a program built with the feature `cuda`")?;

@@ -1,5 +1,7 @@
 //! The vectors of a training in the host's memory.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::vectors::{Acting, Proposal, Rules, Vectors, averaging_weight};
@@ -10,6 +12,7 @@ use crate::quasi_cauchy;
 use crate::regulariser::Regulariser;
 use crate::schedule_free::{ScheduleFree, Sequences};
 use crate::share::{PenalisedLayer, lambdas_for, largest_to_go};
+use crate::sr2::Tried;
 use crate::trial::{Metric, ProximalModel, Trial};
 
 /// Fewest weights that a task takes.
@@ -62,6 +65,7 @@ impl Vectors for OnHost<'_> {
 
     fn direct(&mut self, rules: Rules) -> Result<(), ExecutorError> {
         self.loss = self.objective.gradient(self.parameters, &mut self.vectors.gradient)?;
+        add_decay(rules, self.parameters, &mut self.vectors.gradient);
         self.vectors.set_direction(rules, self.parameters);
         Ok(())
     }
@@ -76,15 +80,17 @@ impl Vectors for OnHost<'_> {
         Ok(Proposal { loss: self.loss, trial, lambda, guarded })
     }
 
-    fn value(&mut self, rules: Rules) -> Result<f64, ExecutorError> {
+    fn value(&mut self, rules: Rules) -> Result<Tried, ExecutorError> {
         let HostVectors { averages, gradient, trial, trial_gradient, .. } = &mut *self.vectors;
+        let decay_decrease = decay_decrease(rules, [self.parameters, trial]);
         if !rules.settings.quasi_cauchy {
-            return self.objective.value(trial);
+            return Ok(Tried { loss: self.objective.value(trial)?, decay_decrease });
         }
         trial_gradient.resize(trial.len(), 0.0);
-        let value = self.objective.gradient(trial, trial_gradient)?;
+        let loss = self.objective.gradient(trial, trial_gradient)?;
+        add_decay(rules, trial, trial_gradient);
         quasi_cauchy::update(&mut averages.curvature, [self.parameters, trial], [gradient, trial_gradient]);
-        Ok(value)
+        Ok(Tried { loss, decay_decrease })
     }
 
     fn leave(&mut self, rules: Rules, taken: bool) -> Result<(), ExecutorError> {
@@ -243,11 +249,31 @@ impl HostVectors {
             }
             None => std::mem::swap(&mut self.averages.momentum, &mut self.direction),
         }
-        let kept = (1.0 - settings.weight_decay / sigma) as f32;
-        if kept < 1.0 {
+        if let Some(kept) = settings.weight_decay.kept(sigma) {
             layers.prunable.iter().cloned().for_each(|range| parameters[range].iter_mut().for_each(|x| *x *= kept));
         }
     }
+}
+
+/// Adds the gradient `mu w` of the weight decay at `x`.
+fn add_decay(rules: Rules, x: &[f32], gradient: &mut [f32]) {
+    let mu = rules.settings.weight_decay.coupled() as f32;
+    if mu > 0.0 {
+        for range in &rules.layers.prunable {
+            gradient[range.clone()].iter_mut().zip(&x[range.clone()]).for_each(|(g, x)| *g += mu * x);
+        }
+    }
+}
+
+/// [`Tried::decay_decrease`] of the step from the first to the second point.
+fn decay_decrease(rules: Rules, [from, to]: [&[f32]; 2]) -> f64 {
+    let mu = rules.settings.weight_decay.coupled();
+    let fall = |(from, to): (&f32, &f32)| {
+        let (from, to) = (f64::from(*from), f64::from(*to));
+        (from - to) * (from + to)
+    };
+    let of = |range: &Range<usize>| from[range.clone()].iter().zip(&to[range.clone()]).map(fall).sum::<f64>();
+    if mu > 0.0 { mu / 2.0 * rules.layers.prunable.iter().map(of).sum::<f64>() } else { 0.0 }
 }
 
 /// The metric of a step: that of a direction with one, or SR2's with or without curvature.

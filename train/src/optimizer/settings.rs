@@ -29,11 +29,40 @@ pub struct Settings {
     /// Whether the point only moves part of the way to the trial point, as in ProxSGD: by `0.06 / (t + 4)^0.5` at step
     /// `t`. A step to the trial point itself ends the pruning and the run, since the mixture has no zeros.
     pub relaxed: bool,
-    /// Decoupled weight decay of the prunable weights (arXiv 1711.05101): after a step they are multiplied by
-    /// `1 - weight_decay / sigma`.
-    pub weight_decay: f64,
+    /// What shrinks the prunable weights besides the penalty.
+    pub weight_decay: WeightDecay,
     /// Weight of the past in the average of the weights, if there is one.
     pub ema: Option<f64>,
+}
+
+/// Decay of the prunable weights `w`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WeightDecay {
+    /// The smooth function is the loss plus `mu / 2 |w|^2`, in the gradient and in SR2's test.
+    Coupled(f64),
+    /// Outside the function that is minimised (arXiv 1711.05101): after a step `w` is multiplied by `1 - mu / sigma`.
+    Decoupled(f64),
+}
+
+impl WeightDecay {
+    /// None.
+    pub const NONE: Self = Self::Coupled(0.0);
+
+    /// `mu` of the smooth function.
+    pub(crate) fn coupled(self) -> f64 {
+        match self {
+            Self::Coupled(mu) => mu,
+            Self::Decoupled(_) => 0.0,
+        }
+    }
+
+    /// What a step with this sigma multiplies `w` by, if by anything.
+    pub(crate) fn kept(self, sigma: f64) -> Option<f32> {
+        match self {
+            Self::Decoupled(mu) if mu > 0.0 => Some((1.0 - mu / sigma) as f32),
+            _ => None,
+        }
+    }
 }
 
 /// How long a step is, and whether it is taken.

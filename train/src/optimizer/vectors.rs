@@ -4,6 +4,7 @@
 use super::{Layers, Settings, State, StepControl};
 use crate::executor::ExecutorError;
 use crate::regulariser::Regulariser;
+use crate::sr2::Tried;
 use crate::trial::Trial;
 
 /// What a step goes by.
@@ -55,14 +56,14 @@ pub(crate) trait Vectors {
     /// onto a point with no more weights than the target.
     fn enter(&mut self, rules: Rules) -> Result<(), ExecutorError>;
 
-    /// Computes the gradient at the parameters and makes it a direction.
+    /// Computes the gradient at the parameters, weight decay and all, and makes it a direction.
     fn direct(&mut self, rules: Rules) -> Result<(), ExecutorError>;
 
     /// Computes the trial point, in which no layer falls under its least number of weights.
     fn propose(&mut self, rules: Rules, regulariser: Regulariser, acting: Acting) -> Result<Proposal, ExecutorError>;
 
-    /// Loss at the trial point; moves the curvature, where there is one.
-    fn value(&mut self, rules: Rules) -> Result<f64, ExecutorError>;
+    /// What the test needs of the trial point; moves the curvature, where there is one.
+    fn value(&mut self, rules: Rules) -> Result<Tried, ExecutorError>;
 
     /// Moves to the trial point if it is taken; moves the averages.
     fn leave(&mut self, rules: Rules, taken: bool) -> Result<(), ExecutorError>;

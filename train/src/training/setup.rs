@@ -14,7 +14,7 @@ use crate::direction::Direction;
 use crate::executor::{Executor, ExecutorError};
 use crate::group::Grouping;
 use crate::layout::{ParameterLayout, Segment};
-use crate::optimizer::{Layers, Settings, StepControl};
+use crate::optimizer::{Layers, Settings, StepControl, WeightDecay};
 use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
 use crate::schedule_free::ScheduleFree;
@@ -24,8 +24,6 @@ use crate::tape::TapeExecutor;
 
 /// Fraction of each layer's weights that are left in any case.
 const LEAST_DENSITY: f64 = 0.01;
-/// AdamW's decoupled weight decay.
-const WEIGHT_DECAY: f64 = 0.01;
 /// Steps over which schedule-free steps get longer.
 const WARMUP_STEPS: u64 = 100;
 /// ProxGEN's learning rate (arXiv 2007.07484, section 5).
@@ -216,7 +214,11 @@ pub(super) fn settings(config: &Config, layers: &Layers, steps: u64) -> Result<S
     let regulariser = Regulariser { penalty: config.penalty, bounds: config.bounds };
     let relaxed = config.method == Method::ProxSgd;
     let share = config.share.expect("the configuration is resolved");
-    let weight_decay = if config.method == Method::AdamW { WEIGHT_DECAY } else { 0.0 };
+    let decay = config.weight_decay.expect("the configuration is resolved");
+    let weight_decay = match config.method {
+        Method::AdamW | Method::ProxGen => WeightDecay::Decoupled(decay),
+        _ => WeightDecay::Coupled(decay),
+    };
     let ema = config.ema;
     Ok(Settings { regulariser, plan, share, direction, quasi_cauchy: false, control, relaxed, weight_decay, ema })
 }

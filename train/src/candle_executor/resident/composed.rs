@@ -8,6 +8,7 @@ use super::kernels::{Kernels, Still, Zeros};
 use super::model::{Lambda, Model, Parts};
 use crate::candle_executor::rows::{Rows, Search, largest_to_go};
 use crate::direction::Direction;
+use crate::executor::Support;
 use crate::layout::Segment;
 use crate::optimizer::Layers;
 use crate::penalty::Penalty;
@@ -60,12 +61,16 @@ impl Composed {
 }
 
 impl Kernels for Composed {
-    fn gather(&self, gradients: &[Option<Tensor>], support: Option<&Tensor>) -> Result<Tensor> {
-        let gradient = self.rows.gather(gradients)?;
-        match support {
-            Some(x) => self.zeros(x)?.where_cond(&gradient.zeros_like()?, &gradient),
-            None => Ok(gradient),
+    fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, support: Support) -> Result<Tensor> {
+        let mut gradient = self.rows.gather(gradients)?;
+        if support == Support::Frozen {
+            gradient = self.zeros(x)?.where_cond(&gradient.zeros_like()?, &gradient)?;
         }
+        if mu > 0.0 {
+            let decayed = (&gradient + x.affine(f64::from(mu), 0.0)?)?;
+            gradient = self.prunable.where_cond(&decayed, &gradient)?;
+        }
+        Ok(gradient)
     }
 
     fn advance(&self, vectors: [&Tensor; 4], [sigma, c, beta]: [f64; 3], still: &Still) -> Result<[Tensor; 3]> {

@@ -8,6 +8,7 @@ use super::model::{Lambda, Model, Parts};
 use crate::candle_executor::rows::ROW;
 use crate::candle_executor::transfer::{download, upload};
 use crate::direction::Direction;
+use crate::executor::Support;
 use crate::layout::Segment;
 use crate::optimizer::Layers;
 use crate::penalty::Penalty;
@@ -62,8 +63,8 @@ fn still(still: &Still) -> sr2_cuda::Still {
 }
 
 impl Kernels for Fused {
-    fn gather(&self, gradients: &[Option<Tensor>], support: Option<&Tensor>) -> Result<Tensor> {
-        self.vectors.gather(gradients, support)
+    fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, support: Support) -> Result<Tensor> {
+        self.vectors.gather(gradients, x, mu, support == Support::Frozen)
     }
 
     fn advance(&self, vectors: [&Tensor; 4], factors: [f64; 3], what: &Still) -> Result<[Tensor; 3]> {

@@ -8,6 +8,7 @@ use candle_core::{Device, Result, Tensor};
 use super::composed::Composed;
 use super::model::{Model, Parts};
 use crate::candle_executor::rows::Rows;
+use crate::executor::Support;
 use crate::layout::Segment;
 use crate::optimizer::Layers;
 
@@ -32,8 +33,9 @@ pub(super) struct Still {
 
 /// Operations on vectors in [`Rows`]. A result has the host's precision, value by value; sums are in another order.
 pub(super) trait Kernels: Debug + Send + Sync {
-    /// The vector of the parameters' gradients, zeros where one is missing, and at prunable zeros of `support`, a point.
-    fn gather(&self, gradients: &[Option<Tensor>], support: Option<&Tensor>) -> Result<Tensor>;
+    /// The vector of the parameters' gradients at `x`, zeros where one is missing, plus `mu x` in prunable weights, of which
+    /// zeros have none if the support is frozen.
+    fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, support: Support) -> Result<Tensor>;
 
     /// The direction and the next `z` and `x` of [`crate::schedule_free::ScheduleFree::advance`] with sigma, `c` and `beta`,
     /// from `[y, g, z, x]`.

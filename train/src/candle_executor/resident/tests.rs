@@ -8,7 +8,7 @@ use crate::candle_executor::transfer::watch;
 use crate::candle_executor::{DeviceKind, open};
 use crate::executor::Executor;
 use crate::layout::Segment;
-use crate::optimizer::{Objective, Optimizer, StepControl};
+use crate::optimizer::{Objective, Optimizer, StepControl, WeightDecay};
 use crate::pruning::PruningPlan;
 use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
@@ -177,7 +177,7 @@ fn settings(penalty: Penalty, target: Target, direction: Direction, control: Ste
         control,
         quasi_cauchy: false,
         relaxed: false,
-        weight_decay: 0.0,
+        weight_decay: WeightDecay::NONE,
         ema: None,
     }
 }
@@ -196,10 +196,15 @@ fn sr2_takes_the_same_steps_as_on_the_host() {
     let low =
         Sr2 { floor: None, sigma_start: 0.02, sigma_min: 0.02, test_every: 1, eta2: 0.1, lower: 0.3, ..sr2.clone() };
     let Course { rejected, .. } =
-        compare("rejections", settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(low)), 1);
+        compare("rejections", settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(low.clone())), 1);
     assert!((3..50).contains(&rejected), "{rejected} of {STEPS} rejected");
     let schedule_free = Direction::ScheduleFree(ScheduleFree { beta: 0.9 });
     compare("schedule-free", settings(Penalty::L0, RAMP, schedule_free, StepControl::Sr2(sr2.clone())), 1);
+    let decay = |settings| Settings { weight_decay: WeightDecay::Coupled(0.02), ..settings };
+    let decayed = settings(Penalty::L0, RAMP, schedule_free, StepControl::Sr2(sr2.clone()));
+    let Course { waits, .. } = compare("weight decay", decay(decayed), 1);
+    assert!(waits.iter().all(|waits| *waits == 1), "{waits:?}");
+    compare("rejections with weight decay", decay(settings(Penalty::L0, RAMP, MOMENTUM, StepControl::Sr2(low))), 1);
     let nesterov = Direction::Momentum { beta: 0.9, nesterov: true };
     let looking = settings(Penalty::L1, RAMP, nesterov, StepControl::Sr2(sr2.clone()));
     compare("l1 to a target", Settings { ema: Some(0.9), ..looking }, 1);
@@ -221,5 +226,5 @@ fn its_rivals_take_the_same_steps_as_on_the_host() {
     let rate = StepControl::Schedule(Schedule::Drops { first: 1e2, steps: STEPS });
     compare("prox-gen", settings(Penalty::L1, RAMP, Direction::Adam, rate.clone()), 1);
     let adamw = settings(Penalty::L0, Target::Lambda(0.0), Direction::Adam, rate);
-    compare("adamw", Settings { weight_decay: 0.5, ..adamw }, 1);
+    compare("adamw", Settings { weight_decay: WeightDecay::Decoupled(0.5), ..adamw }, 1);
 }
