@@ -1,10 +1,15 @@
 //! The one way files are written: whole and durable, or not at all.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+
+/// What the names of temporary files begin with, and how many letters and digits follow.
+const PREFIX: &str = ".writing-";
+const RANDOM: usize = 6;
 
 /// Writes `path` so that a reader, or a crash at any moment, sees the old file or the complete new one.
 ///
@@ -21,6 +26,27 @@ pub fn write_atomic(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write)
     replace(&target, folder, content).map_err(|e| Error::io(path, "write", e))
 }
 
+/// Removes the temporary files of writers that were killed. For a folder in which nobody else writes.
+///
+/// # Errors
+/// The operating system's.
+pub fn remove_unfinished(folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
+    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))? {
+        let entry = entry.map_err(|e| Error::io(folder, "list", e))?;
+        if is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            fs::remove_file(entry.path()).map_err(|e| Error::io(entry.path(), "remove", e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`write_atomic`] gives its temporary files such names.
+pub fn is_temporary(name: &OsStr) -> bool {
+    let random = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 /// Where the file is or will be; refuses to replace folders and devices.
 fn regular_file(path: &Path) -> Result<PathBuf> {
     match fs::metadata(path) {
@@ -35,13 +61,10 @@ fn regular_file(path: &Path) -> Result<PathBuf> {
 
 fn replace(target: &Path, folder: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    #[cfg(unix)]
-    let builder = {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666))
-    };
-    let temporary = builder.tempfile_in(folder)?;
+    builder.prefix(PREFIX).rand_bytes(RANDOM);
+    // Created here, because tempfile's own files are private and its errors name the temporary file.
+    let create = |path: &Path| File::options().read(true).write(true).create_new(true).open(path);
+    let temporary = builder.make_in(folder, create)?;
     let mut writer = BufWriter::with_capacity(1 << 18, temporary.as_file());
     content(&mut writer)?;
     writer.flush()?;
@@ -148,9 +171,27 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_an_error() {
+    fn a_missing_folder_is_an_error_that_names_the_file_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let error = write_atomic(folder.path().join("no/a"), |_| Ok(())).unwrap_err();
+        let path = folder.path().join("no/a");
+        let error = write_atomic(&path, |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Io);
+        assert_eq!(
+            error.to_string(),
+            format!("{}: cannot write: No such file or directory (os error 2)", path.display())
+        );
+    }
+
+    #[test]
+    fn what_killed_writers_left_can_be_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".writing-aB3xY9", "a", ".writing-notes.txt", "writing-aB3xY9"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        fs::create_dir(folder.path().join(".writing-folder")).unwrap();
+        remove_unfinished(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), [".writing-folder", ".writing-notes.txt", "a", "writing-aB3xY9"]);
+        let absent = folder.path().join("absent");
+        assert!(remove_unfinished(&absent).unwrap_err().to_string().starts_with(absent.to_str().unwrap()));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
 use crate::header::{Header, MAX_HEADER};
-use crate::{Error, Result, write_atomic};
+use crate::{Error, Result, regular_file, write_atomic};
 
 /// Bytes of one tensor, little-endian and row-major, with the type and shape that they have been checked to fill.
 pub(crate) struct RawTensor {
@@ -22,25 +21,21 @@ pub(crate) struct RawTensor {
 
 /// Reads a whole file; each tensor is given to `take` in the order of its bytes. Returns the metadata.
 pub(crate) fn read(path: &Path, mut take: impl FnMut(RawTensor) -> Result<()>) -> Result<BTreeMap<String, String>> {
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let found = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    if !found.is_file() {
-        return Err(Error::malformed(path, "is not a regular file"));
-    }
+    let (file, length) = regular_file::open(path)?;
     let mut file = BufReader::with_capacity(1 << 18, file);
-    let short = || Error::malformed(path, format!("{} bytes are too short for a safetensors file", found.len()));
-    let after_length = found.len().checked_sub(8).ok_or_else(short)?;
-    let mut length = [0; 8];
-    read_exact(path, &mut file, &mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER as u64 {
-        return Err(Error::malformed(path, format!("header of {length} bytes, at most {MAX_HEADER} are allowed")));
+    let short = || Error::malformed(path, format!("{length} bytes are too short for a safetensors file"));
+    let rest = length.checked_sub(8).ok_or_else(short)?;
+    let mut header = [0; 8];
+    read_exact(path, &mut file, &mut header)?;
+    let header = u64::from_le_bytes(header);
+    if header > MAX_HEADER as u64 {
+        return Err(Error::malformed(path, format!("header of {header} bytes, at most {MAX_HEADER} are allowed")));
     }
-    let Some(data_len) = after_length.checked_sub(length) else {
-        let problem = format!("header of {length} bytes in {after_length} bytes: truncated, or not a safetensors file");
+    let Some(data_len) = rest.checked_sub(header) else {
+        let problem = format!("header of {header} bytes in {rest} bytes: truncated, or not a safetensors file");
         return Err(Error::malformed(path, problem));
     };
-    let mut json = vec![0; length as usize];
+    let mut json = vec![0; header as usize];
     read_exact(path, &mut file, &mut json)?;
     let header = Header::parse(&json, data_len).map_err(|problem| Error::malformed(path, problem))?;
     for (name, TensorInfo { dtype, shape, data_offsets: (start, stop) }) in header.tensors {

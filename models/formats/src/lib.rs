@@ -13,10 +13,11 @@ mod error;
 mod header;
 pub mod npz;
 pub mod onnx;
+mod regular_file;
 pub mod srz;
 mod tensor;
 
-pub use atomic::write_atomic;
+pub use atomic::{is_temporary, remove_unfinished, write_atomic};
 pub use csr::{CsrError, CsrMatrix};
 pub use error::{Error, ErrorKind, Result};
 pub use tensor::{Tensor, TensorMap};

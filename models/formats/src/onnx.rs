@@ -1,7 +1,6 @@
 //! ONNX files: the protobuf messages, bounded reading, atomic writing, and tensors in and out of them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use half::{bf16, f16};
 use prost::Message;
 
 use crate::dense::{bytes, elements, narrow};
-use crate::{Error, Result, Tensor, write_atomic};
+use crate::{Error, Result, Tensor, regular_file, write_atomic};
 
 #[allow(missing_docs, reason = "generated; onnx.proto documents each message")]
 pub mod proto;
@@ -30,13 +29,9 @@ const MAX_SPARSE_VALUES: usize = 1 << 28;
 /// Reads an ONNX file. The graph in it is not checked, but its memory is bounded by the file's size.
 pub fn read(path: impl AsRef<Path>) -> Result<ModelProto> {
     let path = path.as_ref();
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let found = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    if !found.is_file() {
-        return Err(Error::malformed(path, "is not a regular file"));
-    }
-    if found.len() > MAX_FILE {
-        return Err(Error::unsupported(path, format!("{} bytes; at most {MAX_FILE} are read", found.len())));
+    let (file, length) = regular_file::open(path)?;
+    if length > MAX_FILE {
+        return Err(Error::unsupported(path, format!("{length} bytes; at most {MAX_FILE} are read")));
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;

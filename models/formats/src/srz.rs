@@ -6,7 +6,6 @@ mod quantise;
 mod values;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::csr_file::{CsrFile, CsrParameter};
 use crate::header::{MAX_NAME, MAX_RANK, MAX_TENSORS, Metadata};
-use crate::{CsrMatrix, Error, Result, Tensor, write_atomic};
+use crate::{CsrMatrix, Error, Result, Tensor, regular_file, write_atomic};
 use coder::{Decoder, Encoder};
 use pattern::{Pattern, Size};
 use quantise::{Quantised, floats, rounded};
@@ -77,16 +76,12 @@ pub fn write(path: impl AsRef<Path>, file: &CsrFile, values: Values) -> Result<(
 /// A file that is none, truncated or changed (checksum), or breaks a rule of the format or of CSR.
 pub fn read(path: impl AsRef<Path>) -> Result<CsrFile> {
     let path = path.as_ref();
-    let mut file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let found = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    if !found.is_file() {
-        return Err(Error::malformed(path, "is not a regular file"));
-    }
-    let mut bytes = vec![0; FIXED.min(found.len() as usize)];
+    let (mut file, length) = regular_file::open(path)?;
+    let mut bytes = vec![0; FIXED.min(length as usize)];
     let mut read = |bytes: &mut [u8]| file.read_exact(bytes).map_err(|e| Error::io(path, "read", e));
     read(&mut bytes)?;
-    Fixed::parse(&bytes, found.len()).map_err(|problem| Error::malformed(path, problem))?;
-    bytes.resize(found.len() as usize, 0);
+    Fixed::parse(&bytes, length).map_err(|problem| Error::malformed(path, problem))?;
+    bytes.resize(length as usize, 0);
     read(&mut bytes[FIXED..])?;
     decode(path, &bytes)
 }
