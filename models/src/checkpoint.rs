@@ -65,7 +65,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint> {
         None => Provenance::default(),
     };
     let state = tensors.extract_if(.., |name, _| name.starts_with(STATE_PREFIX)).collect();
-    let model = Model::try_new(graph, tensors).map_err(|e| Error::malformed(path, e.to_string()))?;
+    let model = Model::try_read(graph, tensors).map_err(|e| Error::malformed(path, e.to_string()))?;
     Ok(Checkpoint { model, provenance, state, metadata })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use sr2_formats::csr_file::{self, CsrFile, CsrParameter, GRAPH_KEY};
 use sr2_formats::{Error, Result, Tensor, TensorMap, srz};
 
-use crate::model::check_shapes;
+use crate::model::{check_shapes, check_variances};
 use crate::{Graph, Model, ModelError};
 
 /// A graph with a tensor of the right shape for each of its parameters; weights may be CSR, all else is dense.
@@ -57,6 +57,7 @@ impl CompressedModel {
         let shapes = dense.iter().map(|(name, tensor)| (name.as_str(), tensor.shape()));
         let shapes = shapes.chain(sparse.iter().map(|(name, parameter)| (name.as_str(), parameter.shape())));
         check_shapes(&graph, &shapes.collect())?;
+        check_variances(&graph, |name| &dense[name])?;
         Ok(Self { graph, dense, sparse })
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sr2_formats::{Tensor, TensorMap};
 
-use crate::Graph;
+use crate::{Graph, ParameterRole};
 
 /// A graph and a tensor of the right shape for each of its parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,16 @@ pub enum ModelError {
         /// Shape of the graph's parameter.
         expected: Vec<usize>,
     },
+    /// A batch norm's variance is negative or not finite.
+    #[error("tensor {name:?} [{index}] is {value}, expected a variance: finite, 0 or more")]
+    Variance {
+        /// The parameter.
+        name: String,
+        /// Where in it.
+        index: usize,
+        /// What is there, as text.
+        value: String,
+    },
     /// A tensor that no node reads.
     #[error("tensor {name:?} belongs to no node of {network}")]
     Unknown {
@@ -52,6 +62,13 @@ impl Model {
     pub fn try_new(graph: Graph, parameters: TensorMap) -> Result<Self, ModelError> {
         check_shapes(&graph, &parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect())?;
         Ok(Self { graph, parameters })
+    }
+
+    /// The same for tensors from outside, whose batch-norm variances must be such.
+    pub fn try_read(graph: Graph, parameters: TensorMap) -> Result<Self, ModelError> {
+        let model = Self::try_new(graph, parameters)?;
+        check_variances(&model.graph, |name| model.parameter(name))?;
+        Ok(model)
     }
 
     /// The graph.
@@ -104,6 +121,18 @@ pub(crate) fn check_shapes(graph: &Graph, shapes: &BTreeMap<&str, &[usize]>) -> 
         let known: BTreeSet<_> = graph.parameters().iter().map(|p| p.name.as_str()).collect();
         let unknown = shapes.keys().find(|name| !known.contains(**name)).expect("more tensors than parameters");
         return Err(ModelError::Unknown { name: unknown.to_string(), network: graph.name().into() });
+    }
+    Ok(())
+}
+
+/// Whether the batch-norm variances of a graph are finite and not negative.
+pub(crate) fn check_variances<'a>(graph: &Graph, tensor: impl Fn(&str) -> &'a Tensor) -> Result<(), ModelError> {
+    for spec in graph.parameters().iter().filter(|spec| spec.role == ParameterRole::RunningVar) {
+        let values = tensor(&spec.name).data();
+        if let Some(index) = values.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
+            let value = values[index].to_string();
+            return Err(ModelError::Variance { name: spec.name.clone(), index, value });
+        }
     }
     Ok(())
 }

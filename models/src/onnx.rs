@@ -152,7 +152,7 @@ impl<'a> Importer<'a> {
             self.builder.push(node).map_err(|e| Error::unsupported(self.path, e.to_string()))?;
         }
         let graph = self.builder.finish().map_err(|e| Error::unsupported(self.path, e.to_string()))?;
-        Model::try_new(graph, self.parameters).map_err(|e| Error::malformed(self.path, e.to_string()))
+        Model::try_read(graph, self.parameters).map_err(|e| Error::malformed(self.path, e.to_string()))
     }
 
     /// The nodes that lead to `output` and are no constants, in the file's order, which ONNX wants topological.

@@ -4,8 +4,8 @@ use crate::{BatchNormalization, Clip, Conv, Gemm, Model, Node, Op, Pool};
 
 /// Logits `[count, classes]` of `images` (`[count, C, H, W]`, row-major), batch norm with the running statistics.
 ///
-/// Values between nodes are f32; every sum is taken in f64. NaN and infinities propagate as in IEEE arithmetic,
-/// except that ReLU, clamp and maximum drop a NaN as [`f32::max`] does.
+/// Values between nodes are f32; every sum is taken in f64. NaN and infinities propagate as in IEEE arithmetic; ReLU,
+/// clamp and maximum of a NaN are NaN.
 ///
 /// # Panics
 /// If `images` does not hold `count` images.
@@ -35,8 +35,8 @@ pub(crate) fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &
     match &node.op {
         Op::Conv(c) => convolve(model, c, x, x_shape, shape),
         Op::BatchNormalization(n) => normalise(model, n, x, x_shape),
-        Op::Relu => x.iter().map(|v| v.max(0.0)).collect(),
-        Op::Clip(Clip { min, max }) => x.iter().map(|v| v.max(*min).min(*max)).collect(),
+        Op::Relu => x.iter().map(|v| larger(*v, 0.0)).collect(),
+        Op::Clip(Clip { min, max }) => x.iter().map(|v| if v.is_nan() { *v } else { v.max(*min).min(*max) }).collect(),
         Op::LeakyRelu(l) => x.iter().map(|v| if *v < 0.0 { l.alpha * v } else { *v }).collect(),
         Op::Sigmoid => x.iter().map(|v| (1.0 / (1.0 + (-f64::from(*v)).exp())) as f32).collect(),
         Op::HardSigmoid(h) => x.iter().map(|v| (h.alpha * v + h.beta).clamp(0.0, 1.0)).collect(),
@@ -44,7 +44,7 @@ pub(crate) fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &
         Op::Add => combine(x, &values[node.inputs[1]], |a, b| a + b),
         Op::Mul => combine(x, &values[node.inputs[1]], |a, b| a * b),
         Op::Concat => node.inputs.iter().flat_map(|v| values[*v].iter().copied()).collect(),
-        Op::MaxPool(p) => pool(p, x, x_shape, shape, |window| window.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
+        Op::MaxPool(p) => pool(p, x, x_shape, shape, |window| window.iter().copied().fold(f32::NEG_INFINITY, larger)),
         Op::AveragePool(p) => pool(p, x, x_shape, shape, mean),
         Op::Pad(p) => {
             let border = pad(x, x_shape, p.pads, f64::from(p.value)).0;
@@ -55,6 +55,11 @@ pub(crate) fn evaluate(model: &Model, node: &Node, values: &[Vec<f32>], shape: &
         Op::Softmax => softmax(x),
         Op::Flatten | Op::Identity => x.clone(),
     }
+}
+
+/// The larger of two values, NaN if one is, where [`f32::max`] would take the other.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// Element by element; one value a channel is combined with each of its channel.
@@ -156,4 +161,33 @@ fn softmax(x: &[f32]) -> Vec<f32> {
     let exponentials: Vec<f64> = x.iter().map(|v| f64::from(v - largest).exp()).collect();
     let total: f64 = exponentials.iter().sum();
     exponentials.into_iter().map(|e| (e / total) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sr2_formats::TensorMap;
+
+    use super::*;
+    use crate::Graph;
+
+    #[test]
+    fn nan_propagates_through_every_operator_that_compares() {
+        let pool = Pool { kernel: [1, 2], stride: [1, 1], pads: [0; 4], dilation: [1, 1] };
+        let operators = [
+            Op::Relu,
+            Op::Clip(Clip { min: 0.0, max: 6.0 }),
+            Op::LeakyRelu(crate::LeakyRelu { alpha: 0.1 }),
+            Op::HardSigmoid(crate::HardSigmoid { alpha: 0.2, beta: 0.5 }),
+            Op::HardSwish,
+            Op::MaxPool(pool),
+        ];
+        for op in operators {
+            let text = format!("{op:?}");
+            let nodes = vec![Node { name: "node".into(), op, inputs: vec![0] }];
+            let graph = Graph::try_new("one", &[1, 1, 4], nodes).unwrap();
+            let model = Model::try_new(graph, TensorMap::new()).unwrap();
+            let found = logits(&model, &[f32::NAN, 1.0, 7.0, f32::NAN], 1);
+            assert!(found[0].is_nan() && found[found.len() - 1].is_nan() && found[1].is_finite(), "{text}: {found:?}");
+        }
+    }
 }

@@ -43,3 +43,16 @@ fn sparsity_counts_exact_zeros_of_weights_only() {
     let model = Model::try_new(graph, tensors).unwrap();
     assert_eq!(model.sparsity(), 1.0 - (weights - 1000.0) / weights);
 }
+
+#[test]
+fn a_variance_read_from_outside_is_finite_and_not_negative() {
+    for bad in [-1e30, f32::NAN, f32::INFINITY] {
+        let (graph, mut tensors) = parts();
+        tensors.get_mut("bn1.running_var").unwrap().data_mut()[3] = bad;
+        let error = Model::try_read(graph, tensors).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("tensor \"bn1.running_var\" [3] is {bad}, expected")), "{error}");
+    }
+    let (graph, mut tensors) = parts();
+    tensors.get_mut("bn1.running_var").unwrap().data_mut()[3] = 0.0;
+    Model::try_read(graph, tensors).unwrap();
+}

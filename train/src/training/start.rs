@@ -6,7 +6,7 @@ use sr2_formats::csr_file::GRAPH_KEY;
 use sr2_formats::{Error, TensorMap, dense};
 use sr2_models::checkpoint::{self, STATE_PREFIX};
 use sr2_models::initialisation::initialise;
-use sr2_models::{Model, onnx, zoo};
+use sr2_models::{Model, ModelError, onnx, zoo};
 
 use crate::config::{Config, ConfigError};
 use crate::data::SIDE;
@@ -63,6 +63,9 @@ fn from_file(path: &Path, config: &Config) -> Result<Model, TrainError> {
 fn named(path: &Path, config: &Config, mut tensors: TensorMap) -> Result<Model, TrainError> {
     let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
     tensors.retain(|name, _| !name.starts_with(STATE_PREFIX));
-    let fits = |e: sr2_models::ModelError| Error::malformed(path, format!("{e}; --network names the network it holds"));
-    Ok(Model::try_new(graph, tensors).map_err(fits)?)
+    let fits = |e: ModelError| match e {
+        ModelError::Variance { .. } => Error::malformed(path, e.to_string()),
+        _ => Error::malformed(path, format!("{e}; --network names the network it holds")),
+    };
+    Ok(Model::try_read(graph, tensors).map_err(fits)?)
 }
