@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sr2_formats::Error;
+use sr2_formats::{Error, is_temporary};
 use tempfile::TempDir;
 
 use crate::{ExportError, OnnxForm, locate};
@@ -31,23 +31,29 @@ fn is_ours(name: &str) -> bool {
     [README, CONFIG, DENSE, CSR, SRZ].contains(&name) || onnx.into_iter().any(|onnx| onnx == name)
 }
 
+/// What the names of the folders begin with in which exports are made.
+const PREFIX: &str = ".exporting-";
+
 /// An export that is being written. Dropped before [`Staging::publish`], it leaves nothing behind.
 pub struct Staging {
     folder: TempDir,
+    /// Locked while this export is written, so that another one does not take the folder for left behind.
+    _held: Option<File>,
     parent: PathBuf,
     target: PathBuf,
 }
 
 impl Staging {
-    /// A fresh folder beside `target`, which must not exist, be empty or hold an older export.
+    /// A fresh folder beside `target`, which must not exist, be empty or hold an older export. What exports that were
+    /// killed have left beside it goes; an older export that one of them had moved away comes back.
     pub fn new(target: &Path) -> Result<Self, ExportError> {
         let target = match fs::symlink_metadata(target) {
             Ok(_) => fs::canonicalize(target).map_err(|e| Error::io(target, "resolve", e))?,
             Err(_) => target.to_path_buf(),
         };
         if target.exists() {
-            let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some(found) = locate::entries(&target)?.into_iter().map(name).find(|name| !is_ours(name)) {
+            let foreign = locate::entries(&target)?.into_iter().map(|path| name(&path)).find(|name| !is_ours(name));
+            if let Some(found) = foreign {
                 return Err(ExportError::ForeignFolder { folder: target, found });
             }
         }
@@ -56,8 +62,11 @@ impl Staging {
             _ => PathBuf::from("."),
         };
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, "create", e))?;
+        let _turn = locked(&parent);
+        recover(&parent);
         let folder = temporary(&parent).map_err(|e| Error::io(&parent, "create a folder", e))?;
-        Ok(Self { folder, parent, target })
+        let _held = locked(folder.path());
+        Ok(Self { folder, _held, parent, target })
     }
 
     /// Where a file of the export is to be written.
@@ -67,33 +76,103 @@ impl Staging {
 
     /// Moves the folder to its place, and the older export, if any, out of it; on failure the older one stays.
     pub fn publish(self) -> Result<(), ExportError> {
-        let Self { folder, parent, target } = self;
+        let Self { folder, parent, target, .. } = self;
+        let _turn = locked(&parent);
         publish(folder, &parent, &target).map_err(|e| Error::io(&target, "replace", e).into())
     }
 }
 
 fn publish(folder: TempDir, parent: &Path, target: &Path) -> io::Result<()> {
-    let replaced = temporary(parent)?;
-    let older = replaced.path().join("older");
+    let sync = || if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) };
+    if target.exists() && exchange(folder.path(), target).is_ok() {
+        // What is removed now is the older export.
+        return sync();
+    }
+    let aside = temporary(parent)?;
+    let older = aside.path().join(target.file_name().unwrap_or_default());
     let had_older = target.exists();
     if had_older {
         fs::rename(target, &older)?;
     }
     if let Err(error) = fs::rename(folder.path(), target) {
-        if had_older {
-            fs::rename(&older, target)?;
-        }
-        return Err(error);
+        return Err(if had_older { put_back(aside, &older, target, error) } else { error });
     }
     // It is no longer there to be removed.
     let _ = folder.keep();
-    if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
+    sync()
+}
+
+/// Puts the new export into the place of the older one, and that into its own, in one step.
+#[cfg(target_os = "linux")]
+fn exchange(new: &Path, older: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, new, CWD, older, RenameFlags::EXCHANGE)?)
+}
+
+/// No such step here.
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Moves an older export back after `error`; where that fails too, it stays where it is, and the error names the place.
+fn put_back(aside: TempDir, older: &Path, target: &Path, error: io::Error) -> io::Error {
+    if fs::rename(older, target).is_ok() {
+        return error;
+    }
+    let _ = aside.keep();
+    io::Error::new(error.kind(), format!("{error}; the older export is in {}", older.display()))
+}
+
+/// Removes the folders of exports that were killed, and puts back the older exports in them whose place is free. What
+/// cannot be moved or removed stays.
+fn recover(parent: &Path) {
+    let left = locate::entries(parent).unwrap_or_default();
+    for folder in left.into_iter().filter(|path| name(path).starts_with(PREFIX) && is_free_folder(path)) {
+        let inside = locate::entries(&folder).unwrap_or_default();
+        for older in inside.iter().filter(|path| path.is_dir() && is_export(path)) {
+            let place = parent.join(older.file_name().unwrap_or_default());
+            if !place.exists() {
+                let _ = fs::rename(older, place);
+            }
+        }
+        let inside = locate::entries(&folder).unwrap_or_default();
+        if inside.iter().all(|path| if path.is_dir() { is_export(path) } else { is_part(path) }) {
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+/// Whether a folder holds nothing but what an export writes.
+fn is_export(folder: &Path) -> bool {
+    locate::entries(folder).is_ok_and(|inside| inside.iter().all(|path| !path.is_dir() && is_part(path)))
+}
+
+/// Whether an export writes a file of this name, or such a one before it has its name.
+fn is_part(path: &Path) -> bool {
+    is_ours(&name(path)) || path.file_name().is_some_and(is_temporary)
+}
+
+/// Whether this is a folder, no link to one, that no export holds.
+fn is_free_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+        && File::open(path).is_ok_and(|folder| folder.try_lock().is_ok())
+}
+
+/// Locks a folder until the file is dropped; `None` where the system cannot.
+fn locked(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    folder.lock().ok().map(|()| folder)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A folder with the mode that the umask asks for, where tempfile's own is private.
 fn temporary(parent: &Path) -> io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".exporting-");
+    builder.prefix(PREFIX);
     #[cfg(unix)]
     let builder = {
         use std::os::unix::fs::PermissionsExt;
@@ -128,6 +207,62 @@ mod tests {
         drop(staged(&target, "never published"));
         assert_eq!(fs::read_to_string(target.join(README)).unwrap(), "second");
         assert_eq!(names(target.parent().unwrap()), ["export"]);
+    }
+
+    /// A reader that looks again and again while exports replace each other always finds one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn there_is_an_export_at_every_moment() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("export");
+        staged(&target, "").publish().unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = || (0..).find(|_| done.load(Ordering::Relaxed) || !target.join(README).exists());
+            let watcher = scope.spawn(watch);
+            (0..300).for_each(|_| staged(&target, "").publish().unwrap());
+            let gone = watcher.is_finished();
+            done.store(true, Ordering::Relaxed);
+            assert!(!gone, "the export was gone for a moment");
+        });
+    }
+
+    #[test]
+    fn an_older_export_that_cannot_be_put_back_is_kept_and_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("export");
+        staged(&target, "in the way").publish().unwrap();
+        let aside = temporary(parent.path()).unwrap();
+        let older = aside.path().join("export");
+        fs::create_dir(&older).unwrap();
+        fs::write(older.join(README), "older").unwrap();
+        let error = put_back(aside, &older, &target, io::ErrorKind::StorageFull.into());
+        assert!(error.to_string().contains(older.to_str().unwrap()), "{error}");
+        assert_eq!(fs::read_to_string(older.join(README)).unwrap(), "older");
+    }
+
+    #[test]
+    fn what_killed_exports_left_goes_or_comes_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = |name: &str| parent.path().join(name);
+        let write = |name: &str| {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), name).unwrap();
+        };
+        write(".exporting-killed/.writing-aB3xY9");
+        write(".exporting-killed/model.srz");
+        write(".exporting-moved/export/README.md");
+        write(".exporting-foreign/thesis.tex");
+        fs::create_dir(at(".exporting-held")).unwrap();
+        let held = File::open(at(".exporting-held")).unwrap();
+        held.lock().unwrap();
+        let staging = Staging::new(&at("other")).unwrap();
+        assert_eq!(fs::read_to_string(at("export/README.md")).unwrap(), ".exporting-moved/export/README.md");
+        let second = Staging::new(&at("export")).unwrap();
+        assert!(staging.file("").is_dir() && second.file("").is_dir(), "two exports at once");
+        drop((staging, second));
+        assert_eq!(names(parent.path()), [".exporting-foreign", ".exporting-held", "export"]);
     }
 
     #[test]
