@@ -130,7 +130,7 @@ pub(crate) fn check_variances<'a>(graph: &Graph, tensor: impl Fn(&str) -> &'a Te
     for spec in graph.parameters().iter().filter(|spec| spec.role == ParameterRole::RunningVar) {
         let values = tensor(&spec.name).data();
         if let Some(index) = values.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
-            let value = values[index].to_string();
+            let value = format!("{:?}", values[index]);
             return Err(ModelError::Variance { name: spec.name.clone(), index, value });
         }
     }

@@ -50,7 +50,7 @@ fn a_variance_read_from_outside_is_finite_and_not_negative() {
         let (graph, mut tensors) = parts();
         tensors.get_mut("bn1.running_var").unwrap().data_mut()[3] = bad;
         let error = Model::try_read(graph, tensors).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("tensor \"bn1.running_var\" [3] is {bad}, expected")), "{error}");
+        assert!(error.starts_with(&format!("tensor \"bn1.running_var\" [3] is {bad:?}, expected")), "{error}");
     }
     let (graph, mut tensors) = parts();
     tensors.get_mut("bn1.running_var").unwrap().data_mut()[3] = 0.0;
