@@ -8,6 +8,7 @@ use sr2_bench::{BenchOptions, EngineKind, LabelledImages, Places};
 use sr2_infer::{Isa, Model};
 
 use crate::model::{self, TestImages, Threads};
+use crate::output::say;
 use crate::{Format, cache};
 
 /// Time the sparse engine beside its dense self and ONNX Runtime, interleaved, after checking that all agree
@@ -95,7 +96,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let tuning = sr2_bench::tune(&options, TUNING)?;
         tuning.save(file)?;
         let [default, tuned] = tuning.default_and_tuned().map(|time| time.as_secs_f64() * 1e3);
-        eprintln!("{}: {tuned:.3} ms a batch, {default:.3} ms without tuning", file.display());
+        say(format!("{}: {tuned:.3} ms a batch, {default:.3} ms without tuning", file.display()));
         options.tuning = Some(file.clone());
     }
     if arguments.explain {
@@ -106,7 +107,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let report = sr2_bench::bench(&options)?;
     for absent in &report.unavailable {
-        eprintln!("{}: {}", absent.engine, absent.reason);
+        say(format!("{}: {}", absent.engine, absent.reason));
     }
     arguments.format.print(&report)
 }

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sr2_train::data::{self, DatasetKind};
 
 use crate::Format;
+use crate::output::print;
 
 /// Download or verify the images
 #[derive(Debug, Subcommand)]
@@ -70,8 +71,7 @@ fn fetch(arguments: &Fetch) -> anyhow::Result<()> {
     };
     let fetched = data::fetch(kind, &folder, arguments.from.as_deref(), progress);
     bar.finish_and_clear();
-    println!("{}", fetched?.display());
-    Ok(())
+    Ok(print(format!("{}\n", fetched?.display()))?)
 }
 
 fn check(arguments: &Check) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use sr2_infer::Isa;
 use sr2_train::Config;
 use sr2_train::data::{Cifar, DatasetKind};
 
+use crate::output::say;
 use crate::{Format, cache, model, train};
 
 /// Train, export and measure on a bundled sample of CIFAR-10, in about a minute
@@ -44,15 +45,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         runs: arguments.runs.clone(),
         ..Config::default()
     };
-    eprintln!("1/3 train: {} for {} epochs on 1,800 images", config.network, config.epochs);
+    say(format!("1/3 train: {} for {} epochs on 1,800 images", config.network, config.epochs));
     let summary = train::until_stopped(|progress, stop| sr2_train::train(&config, progress, stop))?;
 
-    eprintln!("2/3 export");
+    say("2/3 export");
     let source = Some(summary.checkpoint);
     let export = sr2_export::export(&ExportOptions { source, ..ExportOptions::default() })?;
-    eprintln!("{export}");
+    say(&export);
 
-    eprintln!("3/3 bench: batch 1, one thread");
+    say("3/3 bench: batch 1, one thread");
     let (images, labels) = model::normalised(&Cifar::open(sample.path(), DatasetKind::Cifar10)?.load_test()?);
     let options = BenchOptions {
         model: export.folder,
@@ -71,7 +72,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let report = sr2_bench::bench(&options)?;
     for absent in &report.unavailable {
-        eprintln!("{}: {}", absent.engine, absent.reason);
+        say(format!("{}: {}", absent.engine, absent.reason));
     }
     arguments.format.print(&report)
 }
@@ -80,9 +81,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn places() -> Places {
     let places = Places::of_process(None, cache::folder());
     if let (Err(_), Some(cache)) = (OnnxRuntime::find(&places), &places.cache) {
-        eprintln!("fetching ONNX Runtime {} into {}", sr2_bench::FETCHED_VERSION, cache.display());
+        say(format!("fetching ONNX Runtime {} into {}", sr2_bench::FETCHED_VERSION, cache.display()));
         if let Err(error) = sr2_bench::fetch_onnx_runtime(cache) {
-            eprintln!("{error}");
+            say(error);
         }
     }
     places

@@ -9,6 +9,8 @@ use sr2_train::TrainError;
 use sr2_train::collective::CollectiveError;
 use sr2_train::sweep::SweepError;
 
+use crate::output::StdoutError;
+
 /// The table for `--help`.
 pub const CODES: &str = "Exit codes:
   0    ok
@@ -64,6 +66,9 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if error.is::<Usage>() || error.is::<CollectiveError>() {
         return Some(2);
+    }
+    if error.is::<StdoutError>() {
+        return Some(4);
     }
     if let Some(error) = error.downcast_ref::<TrainError>() {
         return Some(error.exit_code());

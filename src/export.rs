@@ -10,6 +10,7 @@ use sr2_formats::srz::Values;
 use sr2_infer::{Model, Options};
 
 use crate::exit::Usage;
+use crate::output::say;
 use crate::{Format, model};
 
 /// Write a trained network as dense and CSR safetensors, as .srz and as ONNX, and check each file
@@ -93,7 +94,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         (_, None) => match rounding(&export.folder, None) {
             Ok(rounding) => Some(rounding),
             Err(error) => {
-                eprintln!("the accuracy that {values} costs was not measured; name the images with --data: {error:#}");
+                say(format!(
+                    "the accuracy that {values} costs was not measured; name the images with --data: {error:#}"
+                ));
                 None
             }
         },

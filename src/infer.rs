@@ -13,6 +13,7 @@ use sr2_train::data::{self, Dataset};
 
 use crate::Format;
 use crate::model::{self, TestImages, Threads};
+use crate::output::print;
 
 /// Classify images with the sparse engine: files of your own, or the test images of a dataset with the accuracy
 #[derive(Debug, Args)]
@@ -76,8 +77,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => model.plan(&options)?,
     };
     if arguments.plan {
-        print!("{}", engine.plan());
-        return Ok(());
+        return Ok(print(engine.plan().to_string())?);
     }
     let classes = engine.output_shape().iter().product();
     let own = !arguments.images.is_empty();

@@ -1,6 +1,5 @@
 //! The command line of sr2-prune: parse, dispatch, exit code. The work is done in the libraries.
 
-use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -16,6 +15,7 @@ mod export;
 mod infer;
 mod inspect;
 mod model;
+mod output;
 mod processes;
 mod report;
 mod signals;
@@ -72,13 +72,11 @@ impl Format {
     fn print(self, result: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
         let text = match self {
             Self::Table => result.to_string(),
-            Self::Json => serde_json::to_string_pretty(result)?,
+            Self::Json => {
+                serde_json::to_string_pretty(result).map_err(|e| exit::Usage(format!("--format json: {e}")))?
+            }
         };
-        // A reader that has seen enough (`| head`) is no failure.
-        match writeln!(std::io::stdout(), "{text}") {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            other => Ok(other?),
-        }
+        Ok(output::print(text + "\n")?)
     }
 }
 
@@ -91,7 +89,7 @@ fn main() -> ExitCode {
         match sr2_bench::restart_without_telemetry() {
             Ok(Some(code)) => return code,
             Ok(None) => {}
-            Err(error) => eprintln!("cannot restart with ONNX Runtime's telemetry off: {error}"),
+            Err(error) => output::say(format!("cannot restart with ONNX Runtime's telemetry off: {error}")),
         }
     }
     let result = match command {
@@ -108,15 +106,16 @@ fn main() -> ExitCode {
         Command::Data(command) => data::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "sr2-prune", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "sr2-prune", &mut script);
+            output::print(script).map_err(Into::into)
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is::<exit::SaidElsewhere>() {
-                eprintln!("error: {error:#}");
+                output::say(format!("error: {error:#}"));
             }
             exit::code(&error)
         }

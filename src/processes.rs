@@ -6,6 +6,7 @@ use sr2_train::TrainError;
 use sr2_train::collective::{Collective, CollectiveError, started_together};
 
 use crate::exit::{SaidElsewhere, Stopped, number};
+use crate::output::say;
 
 /// Calls `work` with the processes that this one was started with; the result of process 0, there.
 ///
@@ -29,7 +30,7 @@ pub fn together<T>(work: impl FnOnce(&Arc<dyn Collective>) -> anyhow::Result<T>)
                 return Err(if rank == 0 { error } else { SaidElsewhere { code }.into() });
             }
             let place = if rank == 0 { String::new() } else { format!("process {rank} of {size}: ") };
-            eprintln!("error: {place}{error:#}");
+            say(format!("error: {place}{error:#}"));
             team.abort(code)
         }
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use sr2_train::report::write_report;
 
+use crate::output::print;
+
 /// Write report.html into the folder of a run or a sweep; for a sweep also its plot of accuracy against sparsity
 ///
 /// The page holds all it shows and asks nothing of the network. A run that still trains, or was interrupted, is shown as
@@ -20,8 +22,6 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    for path in write_report(&arguments.folder)? {
-        println!("{}", path.display());
-    }
-    Ok(())
+    let paths = write_report(&arguments.folder)?;
+    Ok(print(paths.iter().map(|path| format!("{}\n", path.display())).collect::<String>())?)
 }

@@ -235,3 +235,55 @@ fn a_good_folder_of_images_passes_the_check() {
         assert_eq!(report["parts"][0]["images"], images, "{report}");
     }
 }
+
+#[cfg(target_os = "linux")]
+mod streams {
+    use std::fs::File;
+    use std::process::Stdio;
+
+    use super::*;
+
+    /// Every way in which results are printed, with a short one for each.
+    fn commands() -> Vec<Vec<&'static str>> {
+        let run: &str = short_run().to_str().unwrap();
+        let model: &str = Box::leak(format!("{run}/export/model.srz").into_boxed_str());
+        vec![
+            vec!["inspect", model],
+            vec!["infer", "--model", model, "--plan"],
+            vec!["report", run],
+            vec!["completions", "bash"],
+        ]
+    }
+
+    #[test]
+    fn a_full_disk_under_stdout_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        for command in commands() {
+            let mut program = sr2(folder.path(), &command);
+            program.stdout(File::options().write(true).open("/dev/full").unwrap());
+            refuse_with_stdout(program, 4, &["cannot write to stdout: No space left"]);
+        }
+    }
+
+    fn refuse_with_stdout(mut command: Command, code: i32, parts: &[&str]) {
+        let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        crate::program::refused(&output, code, parts);
+    }
+
+    /// A pipe whose reader is gone.
+    fn closed() -> Stdio {
+        std::io::pipe().unwrap().1.into()
+    }
+
+    #[test]
+    fn nobody_who_reads_is_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        for command in commands() {
+            let mut program = sr2(folder.path(), &command);
+            let status = program.stdout(closed()).stderr(closed()).status().unwrap();
+            assert_eq!(status.code(), Some(0), "{command:?}");
+        }
+        let status = sr2(folder.path(), &["export", "absent"]).stderr(closed()).status().unwrap();
+        assert_eq!(status.code(), Some(4));
+    }
+}
