@@ -25,9 +25,9 @@ pub struct Arguments {
     /// Values of a .srz (f32, f16, int8 to int2, palette) or .csr.safetensors file (f32, f16, bf16, int8) [default: f32]
     #[arg(long)]
     values: Option<String>,
-    /// How an ONNX file stores weights
-    #[arg(long, value_name = "FORM", default_value_t = OnnxForm::Dense)]
-    onnx: OnnxForm,
+    /// How an ONNX file stores weights [default: dense]
+    #[arg(long, value_name = "FORM")]
+    onnx: Option<OnnxForm>,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     format: Format,

@@ -82,7 +82,9 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<ExportError>() {
         return match error {
             ExportError::File(error) => Some(of_file(error)),
-            ExportError::NoCheckpoint { .. } | ExportError::ForeignFolder { .. } => Some(2),
+            ExportError::NoCheckpoint { .. } | ExportError::ForeignFolder { .. } | ExportError::Target { .. } => {
+                Some(2)
+            }
             _ => None,
         };
     }

@@ -17,6 +17,14 @@ pub enum ExportError {
         /// What is missing, and the next step.
         problem: String,
     },
+    /// A file cannot be converted to what was asked for.
+    #[error("{}: {problem}", path.display())]
+    Target {
+        /// The file or folder to write.
+        path: PathBuf,
+        /// What it cannot be, and what it can.
+        problem: String,
+    },
     /// The folder to write holds something else than an export.
     #[error("{}: holds {found:?}, which no export writes; choose another folder", folder.display())]
     ForeignFolder {

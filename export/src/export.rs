@@ -68,7 +68,9 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let staging = Staging::new(&folder)?;
     let provenance = serde_json::to_string(&published.provenance).expect("provenance is plain data");
     let metadata = BTreeMap::from([(PROVENANCE_KEY.to_string(), provenance)]);
+    weights::check_finite(model.parameters(), &path)?;
     let dense_bytes = model.parameters().values().map(|t| 4 * t.len() as u64).sum();
+    weights::check_finite(rewritten.parameters(), &path)?;
     let report = |name: &str, content: &str, found: &Model, written: &Model| {
         let path = staging.file(name);
         let max_difference = match name {

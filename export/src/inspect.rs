@@ -12,12 +12,14 @@ use sr2_formats::{CsrMatrix, Error, dense, onnx, srz};
 use sr2_models::Graph;
 
 use crate::compressors::zstd;
+use crate::report::lossy;
 use crate::weights;
 
 /// A file's weights and what they would take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// The file.
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     /// Its size.
     pub file_bytes: u64,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sr2_formats::csr_file::{self, CsrFile, CsrParameter, FORMAT_KEY, GRAPH_KEY};
 use sr2_formats::dense::{self, DenseFile};
-use sr2_formats::{Error, srz};
+use sr2_formats::{Error, TensorMap, srz};
 use sr2_models::checkpoint::STATE_PREFIX;
 use sr2_models::{Graph, Model, onnx};
 
@@ -44,13 +44,23 @@ pub(crate) fn of_model(model: &Model, mut metadata: BTreeMap<String, String>, pa
     Ok(file)
 }
 
+/// Whether every value is finite, as those of the compressed formats must be.
+pub(crate) fn check_finite(tensors: &TensorMap, path: &Path) -> Result<(), Error> {
+    for (name, tensor) in tensors {
+        if let Some((index, value)) = tensor.data().iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            return Err(Error::malformed(path, format!("tensor {name:?} [{index}] is {value:?}, expected finite")));
+        }
+    }
+    Ok(())
+}
+
 fn of_dense(file: DenseFile, path: &Path) -> Result<CsrFile, Error> {
     let DenseFile { tensors, metadata } = file;
     let tensors = tensors.into_iter().filter(|(name, _)| !name.starts_with(STATE_PREFIX)).collect();
     if let Some(graph) = metadata.get(GRAPH_KEY) {
         let graph = serde_json::from_str::<Graph>(graph)
             .map_err(|e| Error::malformed(path, format!("metadata {GRAPH_KEY:?} is no graph: {e}")))?;
-        let model = Model::try_new(graph, tensors).map_err(|e| Error::malformed(path, e.to_string()))?;
+        let model = Model::try_read(graph, tensors).map_err(|e| Error::malformed(path, e.to_string()))?;
         return of_model(&model, metadata, path);
     }
     let mut found = CsrFile { metadata, ..Default::default() };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sr2_export::{ConvertOptions, OnnxForm, convert, inspect, to_onnx};
+use sr2_export::{ConvertOptions, ExportError, OnnxForm, convert, inspect, to_onnx};
 use sr2_formats::{ErrorKind, Tensor, TensorMap, dense, onnx};
 use sr2_models::initialisation::initialise;
 use sr2_models::{Model, csr, zoo};
@@ -20,6 +20,7 @@ fn network() -> Model {
 
 #[track_caller]
 fn converted(from: &Path, to: &Path, onnx: OnnxForm) {
+    let onnx = to.extension().is_some_and(|extension| extension == "onnx").then_some(onnx);
     let options = ConvertOptions { from: from.into(), to: to.into(), values: None, onnx };
     let conversion = convert(&options).unwrap();
     assert_eq!(conversion.from_bytes, std::fs::metadata(from).unwrap().len());
@@ -75,11 +76,11 @@ fn weights_without_a_network_convert_too() {
     dense::write(at("foreign.safetensors"), &tensors, &Default::default()).unwrap();
     let to = |name: &str, values: Option<&str>| {
         let (from, to) = (at("foreign.safetensors"), at(name));
-        convert(&ConvertOptions { from, to, values: values.map(Into::into), onnx: OnnxForm::Dense })
+        convert(&ConvertOptions { from, to, values: values.map(Into::into), onnx: None })
     };
     for name in ["a.srz", "a.csr.safetensors"] {
         to(name, None).unwrap();
-        let back = ConvertOptions { from: at(name), to: at("back.safetensors"), values: None, onnx: OnnxForm::Dense };
+        let back = ConvertOptions { from: at(name), to: at("back.safetensors"), values: None, onnx: None };
         convert(&back).unwrap();
         assert!(dense::read(at("back.safetensors")).unwrap().tensors == tensors, "{name}");
     }
@@ -88,17 +89,91 @@ fn weights_without_a_network_convert_too() {
     names.sort();
     assert_eq!(names, ["encoder.weight.npz", "full.npz"]);
 
+    let error = to("a.onnx", None).unwrap_err();
+    assert!(matches!(&error, ExportError::File(e) if e.kind() == ErrorKind::Unsupported), "{error}");
+    assert!(error.to_string().contains("holds weights but no network, which ONNX needs"), "{error}");
     let refused = |name: &str, values: Option<&str>, problem: &str| {
         let error = to(name, values).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(matches!(error, ExportError::Target { .. }));
         assert!(error.to_string().contains(problem), "{error}");
-        assert!(!at(name).exists());
+        assert!(!at(name).is_file());
     };
-    refused("a.onnx", None, "holds weights but no network, which ONNX needs");
     refused("b.srz", Some("int9"), "--values: expected f32, f16, palette, or int8 to int2");
     refused("b.csr.safetensors", Some("palette"), "--values: expected f32, f16, bf16 or int8");
     refused("b.safetensors", Some("f16"), "holds f32 values, not f16");
     refused("b.pt", None, "expected .safetensors");
+    refused("matrices", None, "holds files already; name an empty or a new folder");
+    for parent in [".", "..", "/"] {
+        refused(parent, None, "or a folder for .npz files");
+    }
+    let form = ConvertOptions { from: at("a.srz"), to: at("b.srz"), values: None, onnx: Some(OnnxForm::Scatter) };
+    assert!(convert(&form).unwrap_err().to_string().ends_with("b.srz: --onnx scatter is for .onnx files"));
     let error = inspect(&at("b.pt")).unwrap_err();
     assert!(error.to_string().contains("expected a file .safetensors"), "{error}");
+}
+
+fn written(path: &Path, names: &[&str], value: f32) {
+    let tensors = names.iter().map(|name| (name.to_string(), Tensor::full([2, 2], value)));
+    let bias = ("bias".to_string(), Tensor::full([2], value));
+    dense::write(path, &tensors.chain([bias]).collect(), &Default::default()).unwrap();
+}
+
+#[test]
+fn a_folder_takes_one_file_for_each_weight_and_no_two_for_one_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let to = |from: &str, to: &str| convert(&ConvertOptions { from: at(from), to: at(to), values: None, onnx: None });
+    written(&at("two.safetensors"), &["a/b", "a_c"], 1.0);
+    let conversion = to("two.safetensors", "two").unwrap();
+    let size = |name: &str| std::fs::metadata(at(name)).unwrap().len();
+    assert_eq!(conversion.to_bytes, size("two/a_b.npz") + size("two/a_c.npz"));
+
+    written(&at("clash.safetensors"), &["a/b", "a_b"], 1.0);
+    let error = to("clash.safetensors", "clash").unwrap_err().to_string();
+    assert!(error.contains(r#"clash.safetensors: tensors "a/b" and "a_b" would both be a_b.npz"#), "{error}");
+    assert!(!at("clash").exists());
+}
+
+#[test]
+fn a_file_converted_onto_itself_is_measured_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("same.safetensors");
+    written(&path, &["a"], 0.3);
+    let same = folder.path().join("same.srz");
+    let to_srz = |from: &Path, values: Option<&str>| {
+        let values = values.map(Into::into);
+        convert(&ConvertOptions { from: from.into(), to: same.clone(), values, onnx: None }).unwrap()
+    };
+    to_srz(&path, None);
+    let before = std::fs::metadata(&same).unwrap().len();
+    let conversion = to_srz(&same, Some("int2"));
+    assert_eq!((conversion.from_bytes, conversion.to_bytes), (before, std::fs::metadata(&same).unwrap().len()));
+    assert_ne!(conversion.from_bytes, conversion.to_bytes);
+}
+
+/// The ending counts whatever the bytes before it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_target_need_not_be_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("a.safetensors");
+    written(&from, &["a"], 1.0);
+    let to = folder.path().join(OsStr::from_bytes(b"a\xff.srz"));
+    convert(&ConvertOptions { from, to: to.clone(), values: None, onnx: None }).unwrap();
+    assert!(to.is_file());
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_said_of_the_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let tensors: TensorMap = [("bias".to_string(), Tensor::new([2], vec![0.0, f32::NAN]))].into();
+    dense::write(at("nan.safetensors"), &tensors, &Default::default()).unwrap();
+    for to in ["a.srz", "a.csr.safetensors"] {
+        let options = ConvertOptions { from: at("nan.safetensors"), to: at(to), values: None, onnx: None };
+        let error = convert(&options).unwrap_err().to_string();
+        assert!(error.ends_with(r#"nan.safetensors: tensor "bias" [1] is NaN, expected finite"#), "{error}");
+    }
 }

@@ -216,12 +216,22 @@ fn says_what_is_missing() {
 
 #[test]
 fn a_diverged_network_is_refused() {
-    let (graph, mut parameters) = sparse_model("resnet8").into_parts();
-    parameters.get_mut("fc.weight").unwrap().data_mut()[0] = f32::NAN;
-    let (_folder, options, checkpoint) = runs(&Model::try_new(graph, parameters).unwrap());
-    let error = export(&options).unwrap_err();
-    assert!(matches!(&error, ExportError::File(e) if e.path() == checkpoint), "{error}");
-    assert!(!checkpoint.with_file_name("export").exists());
+    let variance = "expected a variance: finite, 0 or more";
+    let bad = [
+        ("fc.weight", f32::NAN, "expected finite"),
+        ("layer1.0.bn1.bias", f32::NAN, "expected finite"),
+        ("layer3.0.bn2.running_var", -1e30, variance),
+        ("bn1.running_var", f32::INFINITY, variance),
+    ];
+    for (name, value, expected) in bad {
+        let (graph, mut parameters) = sparse_model("resnet8").into_parts();
+        parameters.get_mut(name).unwrap().data_mut()[1] = value;
+        let (_folder, options, checkpoint) = runs(&Model::try_new(graph, parameters).unwrap());
+        let error = export(&options).unwrap_err();
+        assert!(matches!(&error, ExportError::File(e) if e.path() == checkpoint), "{error}");
+        assert!(error.to_string().contains(&format!("tensor {name:?} [1] is {value:?}, {expected}")), "{error}");
+        assert!(!checkpoint.with_file_name("export").exists());
+    }
 }
 
 /// `load_exports.py` reads the export with safetensors, SciPy, onnx and ONNX Runtime, and with PyTorch if it is there.
