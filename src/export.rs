@@ -16,7 +16,7 @@ use crate::{Format, model};
 /// Write a trained network as dense and CSR safetensors, as .srz and as ONNX, and check each file
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  sr2-prune export                                  the newest run in runs/
+  sr2-prune export                                  the newest finished run in runs/
   sr2-prune export runs/resnet20-1 --out shipped
   sr2-prune export runs/resnet20-1/best.safetensors
   sr2-prune export --target openvino                the smallest ONNX file that OpenVINO loads without loss of speed
@@ -24,7 +24,7 @@ use crate::{Format, model};
   sr2-prune export --remove-dead-channels           smaller dense, too, where whole filters are zero
   sr2-prune export --values int8                    a smaller model.srz, and what it costs in accuracy")]
 pub struct Arguments {
-    /// A checkpoint or a run folder [default: the newest run]
+    /// A checkpoint or a run folder [default: the newest finished run, or the newest if none is finished]
     source: Option<PathBuf>,
     /// The folder of runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
@@ -91,6 +91,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let validation = match (values, data) {
         (Values::F32, _) => None,
         (_, Some(data)) => Some(rounding(&export.folder, Some(data))?),
+    if export.unfinished {
+        let (checkpoint, reason) = (export.checkpoint.display(), sr2_export::UNFINISHED);
+        say(format!("{checkpoint}: {reason}; go on with it by `sr2-prune train --resume`"));
+    }
         (_, None) => match rounding(&export.folder, None) {
             Ok(rounding) => Some(rounding),
             Err(error) => {

@@ -9,7 +9,7 @@ use sr2_train::data::{self, Cifar, Dataset, DatasetKind, EvaluationBatches};
 
 use crate::exit::Usage;
 
-/// The model given, or the export of the newest run.
+/// The model given, or the export of the newest finished run.
 pub fn locate(model: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(model) = model {
         return Ok(model.into());

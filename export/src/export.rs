@@ -17,12 +17,15 @@ use crate::config::Config;
 use crate::model_card::model_card;
 use crate::passes::{self, Passes};
 use crate::staging::{CONFIG, CSR, DENSE, README, SRZ, Staging, onnx_name};
-use crate::{Compressed, ExportError, ExportReport, FileReport, OnnxForm, compressors, locate, to_onnx, weights};
+use crate::{
+    Compressed, ExportError, ExportReport, FileReport, OnnxForm, UNFINISHED, compressors, locate, to_onnx, weights,
+};
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
-    /// A checkpoint, or a run folder, whose last checkpoint is meant; by default the newest run in `runs`.
+    /// A checkpoint, or a run folder, whose last checkpoint is meant; by default the newest run in `runs`,
+    /// of those that finished if one has.
     pub source: Option<PathBuf>,
     /// The folder of run folders.
     pub runs: PathBuf,
@@ -59,18 +62,22 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let path = locate::last_checkpoint(&source)?;
     let folder = options.out.clone().unwrap_or_else(|| path.with_file_name("export"));
     let read = checkpoint::read(&path)?;
-    let published = Checkpoint { state: TensorMap::new(), metadata: BTreeMap::new(), ..read };
+    let unfinished = locate::is_unfinished(&path, &read);
+    let mut published = Checkpoint { state: TensorMap::new(), metadata: BTreeMap::new(), ..read };
+    if unfinished {
+        published.provenance.training.insert("finished".into(), format!("no: {UNFINISHED}").into());
+    }
     let model = &published.model;
+    weights::check_finite(model.parameters(), &path)?;
     let (rewritten, passes) = passes::apply(model, options.passes);
+    weights::check_finite(rewritten.parameters(), &path)?;
     let state = options.passes.outcome();
     let expected = Expected::of(model, &path)?;
 
     let staging = Staging::new(&folder)?;
     let provenance = serde_json::to_string(&published.provenance).expect("provenance is plain data");
     let metadata = BTreeMap::from([(PROVENANCE_KEY.to_string(), provenance)]);
-    weights::check_finite(model.parameters(), &path)?;
     let dense_bytes = model.parameters().values().map(|t| 4 * t.len() as u64).sum();
-    weights::check_finite(rewritten.parameters(), &path)?;
     let report = |name: &str, content: &str, found: &Model, written: &Model| {
         let path = staging.file(name);
         let max_difference = match name {
@@ -109,6 +116,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ExportError> {
     let config = Config::new(model, published.provenance.clone());
     let report = ExportReport {
         checkpoint: path,
+        unfinished,
         folder,
         network: config.architecture.clone(),
         sparsity: config.sparsity.clone(),

@@ -26,4 +26,4 @@ pub use inspect::{Bytes, Inspection, Layer, inspect};
 pub use locate::newest_run;
 pub use onnx::{OnnxForm, OnnxFormError, OnnxReader, to_onnx};
 pub use passes::{Counts, PassReport, Passes};
-pub use report::{Compressed, ExportReport, FileReport};
+pub use report::{Compressed, ExportReport, FileReport, UNFINISHED};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sr2_formats::Error;
-use sr2_models::checkpoint;
+use sr2_models::checkpoint::{self, Checkpoint};
 
 use crate::ExportError;
 
@@ -22,7 +22,15 @@ pub fn last_checkpoint(source: &Path) -> Result<PathBuf, ExportError> {
     })
 }
 
-/// The run folder in `runs` whose checkpoints are the newest.
+/// Whether this is a checkpoint of a training that had not finished: it tells of its steps, but not of the accuracies at
+/// their end. The best network of a run, in a file of another name, is no such checkpoint.
+pub fn is_unfinished(path: &Path, checkpoint: &Checkpoint) -> bool {
+    let training = &checkpoint.provenance.training;
+    let of_a_run = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"checkpoint-"));
+    of_a_run && training.contains_key("steps") && !training.contains_key("validation_accuracy")
+}
+
+/// The run folder in `runs` whose checkpoints are the newest: if runs have finished, of those (they hold `summary.json`).
 pub fn newest_run(runs: &Path) -> Result<PathBuf, ExportError> {
     let nothing = || ExportError::NoCheckpoint {
         folder: runs.to_path_buf(),
@@ -31,12 +39,13 @@ pub fn newest_run(runs: &Path) -> Result<PathBuf, ExportError> {
     if !runs.is_dir() {
         return Err(nothing());
     }
-    let mut newest: Option<(SystemTime, PathBuf)> = None;
+    let mut newest: Option<((bool, SystemTime), PathBuf)> = None;
     for folder in entries(runs)?.into_iter().filter(|path| path.is_dir()) {
+        let finished = folder.join("summary.json").exists();
         for (_, path) in checkpoint::list(&folder)? {
             let modified = fs::metadata(&path).and_then(|m| m.modified()).map_err(|e| Error::io(&path, "read", e))?;
-            if newest.as_ref().is_none_or(|(time, _)| modified > *time) {
-                newest = Some((modified, folder.clone()));
+            if newest.as_ref().is_none_or(|(rank, _)| (finished, modified) > *rank) {
+                newest = Some(((finished, modified), folder.clone()));
             }
         }
     }

@@ -25,6 +25,8 @@ pub struct ExportReport {
     /// The checkpoint that was read.
     #[serde(serialize_with = "lossy")]
     pub checkpoint: PathBuf,
+    /// Whether the run had not finished: see [`UNFINISHED`].
+    pub unfinished: bool,
     /// The folder that was written.
     #[serde(serialize_with = "lossy")]
     pub folder: PathBuf,

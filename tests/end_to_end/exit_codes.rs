@@ -287,3 +287,48 @@ mod streams {
         assert_eq!(status.code(), Some(4));
     }
 }
+
+/// A run that was stopped is exported with a word about it, and by default only where no run has finished.
+#[test]
+fn an_unfinished_run_is_said_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, finished: bool| {
+        let to = folder.path().join("runs").join(name);
+        fs::create_dir_all(&to).unwrap();
+        let (step, from) = sr2_models::checkpoint::list(short_run()).unwrap().pop().unwrap();
+        let mut checkpoint = sr2_models::checkpoint::read(from).unwrap();
+        if finished {
+            fs::copy(short_run().join("summary.json"), to.join("summary.json")).unwrap();
+        } else {
+            checkpoint.provenance.training.retain(|name, _| !name.ends_with("_accuracy"));
+        }
+        sr2_models::checkpoint::write(to.join(sr2_models::checkpoint::file_name(step)), &checkpoint).unwrap();
+    };
+    let export = || {
+        let output = sr2(folder.path(), &["export", "--format", "json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(report["unfinished"], stderr.contains("the run had not finished"), "{stderr}");
+        let folder = folder.path().join(report["folder"].as_str().unwrap());
+        let card = fs::read_to_string(folder.join("README.md")).unwrap();
+        assert_eq!(report["unfinished"], card.contains("| finished | no: the run had not finished"), "{card}");
+        report["checkpoint"].as_str().unwrap().split('/').nth(1).unwrap().to_string()
+    };
+    run("stopped", false);
+    assert_eq!(export(), "stopped");
+    run("done", true);
+    run("later", false);
+    assert_eq!(export(), "done");
+}
+
+/// JSON has no place for other bytes; the files are written all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn json_of_a_path_that_is_not_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mut export = sr2(folder.path(), &["export", short_run().to_str().unwrap(), "--format", "json", "--out"]);
+    export.arg(OsStr::from_bytes(b"r\xff"));
+    assert_eq!(json(export)["folder"], "r\u{fffd}");
+}
