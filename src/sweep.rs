@@ -20,7 +20,7 @@ use crate::signals::Signals;
 /// runs are kept, interrupted ones resumed, new ones added. Only validation accuracy selects; test accuracy is reported.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  sr2-prune sweep examples/configs/sample-sweep.toml --data examples/data   seconds
+  sr2-prune sweep examples/configs/sample-sweep.toml --data examples/data   a minute
   sr2-prune sweep study.toml --dry-run                        which runs there are, and how far
   sr2-prune sweep study.toml --jobs 2
   sr2-prune sweep study.toml --shard 1/4                      the first of four machines' parts

@@ -332,3 +332,11 @@ fn json_of_a_path_that_is_not_utf8() {
     export.arg(OsStr::from_bytes(b"r\xff"));
     assert_eq!(json(export)["folder"], "r\u{fffd}");
 }
+
+#[test]
+fn the_file_of_a_sweep_is_not_a_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/paper-densenet121.toml");
+    let train = sr2(folder.path(), &["train", "--config", file]);
+    refuse(train, 2, &["this is a sweep's file", "sr2-prune sweep", "paper-densenet121.toml"]);
+}

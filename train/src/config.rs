@@ -225,6 +225,12 @@ pub enum ConfigError {
         /// The key nearest to it.
         nearest: String,
     },
+    /// A file of a sweep.
+    #[error("{}: this is a sweep's file: sr2-prune sweep {}", path.display(), path.display())]
+    Sweep {
+        /// The file.
+        path: PathBuf,
+    },
     /// A network that is not in the zoo.
     #[error(transparent)]
     Network(#[from] zoo::UnknownNetwork),
@@ -247,9 +253,11 @@ impl Config {
     /// Reads a TOML file; keys that are not there keep their defaults.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-        for key in parse::<toml::Table>(path, &text)?.keys() {
-            Self::check_key(path, key)?;
+        let table = parse::<toml::Table>(path, &text)?;
+        if table.contains_key("grid") {
+            return Err(ConfigError::Sweep { path: path.into() });
         }
+        table.keys().try_for_each(|key| Self::check_key(path, key))?;
         parse(path, &text)
     }
 

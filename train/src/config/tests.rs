@@ -39,6 +39,15 @@ fn a_misspelt_key_gets_a_suggestion() {
 }
 
 #[test]
+fn the_file_of_a_sweep_is_told_from_one_of_a_run() {
+    let error = read("epochs = 3\n[[grid]]\nseed = [0, 1]\n").unwrap_err().to_string();
+    assert!(
+        error.contains("run.toml: this is a sweep's file: sr2-prune sweep ") && error.ends_with("run.toml"),
+        "{error}"
+    );
+}
+
+#[test]
 fn wrong_types_and_broken_text_are_named_with_their_line() {
     let error = read("epochs = 3\nmomentum = \"much\"\n").unwrap_err().to_string();
     assert!(error.contains("run.toml:2: invalid type: string \"much\""), "{error}");
