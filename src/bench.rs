@@ -14,7 +14,7 @@ use crate::{Format, cache};
 /// Time the sparse engine beside its dense self and ONNX Runtime, interleaved, after checking that all agree
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  sr2-prune bench                                         the export of the newest run
+  sr2-prune bench                                         the export of the newest finished run
   sr2-prune bench model.onnx --batch 64 --threads 2
   sr2-prune bench model.onnx --explain
   sr2-prune bench model.onnx --batch 64 --tune plan.json
@@ -22,7 +22,7 @@ use crate::{Format, cache};
   sr2-prune bench model.onnx --against model-int8.onnx
   sr2-prune bench runs/resnet20-1/export --engines sparse,ort --data examples/data --format json")]
 pub struct Arguments {
-    /// An export folder, a .onnx, a .srz or a .csr.safetensors file [default: the export of the newest run]
+    /// An export folder, or a .onnx, .csr.safetensors or .srz file [default: the export of the newest finished run]
     model: Option<PathBuf>,
     /// Engines, in the order of the report
     #[arg(long, value_delimiter = ',', default_values_t = EngineKind::ALL)]

@@ -12,6 +12,9 @@ use crate::output::print;
 
 /// Download or verify the images
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  sr2-prune data fetch cifar10
+  sr2-prune data check cifar10 --data examples/data")]
 pub enum Command {
     Fetch(Fetch),
     Check(Check),

@@ -18,6 +18,9 @@ use crate::{Format, cache, model, train};
 /// Fetches ONNX Runtime into the cache (by pip) if it is not installed. The sample is for trying the tool: its
 /// accuracies mean nothing.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sr2-prune demo
+  sr2-prune demo --runs /tmp/runs --format json")]
 pub struct Arguments {
     /// Folder in which the run gets its own
     #[arg(long, value_name = "DIR", default_value = "runs")]

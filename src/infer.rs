@@ -18,13 +18,14 @@ use crate::output::print;
 /// Classify images with the sparse engine: files of your own, or the test images of a dataset with the accuracy
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  sr2-prune infer --data examples/data                    the export of the newest run, on the test images
+  sr2-prune infer --data examples/data                    the export of the newest finished run, on the test images
   sr2-prune infer --model runs/resnet20-1/export cat.png dog.jpg
   sr2-prune infer --model model.onnx --plan               each layer's kernels and sparsity")]
 pub struct Arguments {
     /// PNG or JPEG files of 32x32 pixels; without any, the test images of a dataset
     images: Vec<PathBuf>,
-    /// An export folder, a .onnx, a .srz or a .csr.safetensors file [default: the export of the newest run]
+    /// An export folder, a .onnx, .csr.safetensors or .srz file, or a checkpoint [default: the export of the newest
+    /// finished run]
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]

@@ -19,7 +19,7 @@ use crate::{Format, cache};
   sr2-prune verify model.csr.safetensors model.onnx --with ort --data examples/data
   sr2-prune verify model.onnx smaller.onnx --images cat.png dog.png --tolerance 1e-2 --format json")]
 pub struct Arguments {
-    /// The file that sets the standard: .onnx, .csr.safetensors or a checkpoint
+    /// The file that sets the standard: .onnx, .csr.safetensors, .srz or a checkpoint
     expected: PathBuf,
     /// The file to compare with it
     found: PathBuf,
