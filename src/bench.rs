@@ -67,6 +67,7 @@ const TUNING: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    arguments.images.check_used(false)?;
     let path = model::locate(arguments.model.as_deref())?;
     let isa = Isa::from_env().map_err(sr2_infer::Error::from)?;
     let data = match arguments.images.data {

@@ -83,18 +83,21 @@ struct Rounding {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { source, runs, out, onnx, target, no_fold, remove_dead_channels, values, data, format } = arguments;
+    if data.is_some() && *values == Values::F32 {
+        return Err(Usage("--data is for the accuracy that --values costs, and f32 costs none".into()).into());
+    }
     let onnx = OnnxForm::choose(onnx, *target).map_err(|e| Usage(e.to_string()))?;
     let passes = Passes { fold_batch_norm: !no_fold, remove_dead_channels: *remove_dead_channels };
     let (source, runs, out) = (source.clone(), runs.clone(), out.clone());
     let options = ExportOptions { source, runs, out, onnx, passes, values: *values };
     let export = sr2_export::export(&options)?;
-    let validation = match (values, data) {
-        (Values::F32, _) => None,
-        (_, Some(data)) => Some(rounding(&export.folder, Some(data))?),
     if export.unfinished {
         let (checkpoint, reason) = (export.checkpoint.display(), sr2_export::UNFINISHED);
         say(format!("{checkpoint}: {reason}; go on with it by `sr2-prune train --resume`"));
     }
+    let validation = match (values, data) {
+        (Values::F32, _) => None,
+        (_, Some(data)) => Some(rounding(&export.folder, Some(data))?),
         (_, None) => match rounding(&export.folder, None) {
             Ok(rounding) => Some(rounding),
             Err(error) => {

@@ -23,6 +23,7 @@ use crate::output::print;
   sr2-prune infer --model model.onnx --plan               each layer's kernels and sparsity")]
 pub struct Arguments {
     /// PNG or JPEG files of 32x32 pixels; without any, the test images of a dataset
+    #[arg(conflicts_with_all = ["data", "limit"])]
     images: Vec<PathBuf>,
     /// An export folder, a .onnx, .csr.safetensors or .srz file, or a checkpoint [default: the export of the newest
     /// finished run]
@@ -39,7 +40,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     tuned: Option<PathBuf>,
     /// Print how each layer is computed, and run nothing
-    #[arg(long, conflicts_with_all = ["images", "format"])]
+    #[arg(long, conflicts_with_all = ["images", "format", "data", "dataset", "limit"])]
     plan: bool,
     /// How to print the answers
     #[arg(long, value_enum, default_value = "table")]

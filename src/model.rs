@@ -52,6 +52,15 @@ pub struct TestImages {
 }
 
 impl TestImages {
+    /// Refuses options about a dataset where none is read; `named` images have the classes of a dataset.
+    pub fn check_used(&self, named: bool) -> Result<(), Usage> {
+        let unused = [("--limit", self.limit.is_some()), ("--dataset", self.dataset.is_some() && !named)];
+        match unused.into_iter().find(|(_, given)| *given && self.data.is_none()) {
+            Some((option, _)) => Err(Usage(format!("{option} is for the images of --data DIR, which is not given"))),
+            None => Ok(()),
+        }
+    }
+
     /// The dataset asked for, or the one with this many classes.
     pub fn kind(&self, classes: usize) -> anyhow::Result<DatasetKind> {
         let fitting = DatasetKind::ALL.into_iter().find(|kind| kind.classes() == classes);

@@ -59,6 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !(*tolerance >= 0.0 && tolerance.is_finite()) {
         bail!(Usage(format!("tolerance is {tolerance}, expected 0 or more")));
     }
+    arguments.test.check_used(!arguments.images.is_empty())?;
     let options = VerifyOptions {
         expected: expected.clone(),
         found: found.clone(),

@@ -25,6 +25,9 @@ fn unknown_commands_flags_and_values() {
         (&["train", "--resume", "runs/r", "--epochs", "2"], "'--resume <RUN>'"),
         (&["bench", "--engines", "sparse,fast"], "sparse, dense, ort"),
         (&["infer", "--limit", "0"], "'0'"),
+        (&["infer", "--plan", "--limit", "5"], "'--limit <N>'"),
+        (&["infer", "--plan", "--data", DATA], "'--data <DIR>'"),
+        (&["infer", "cat.png", "--limit", "5"], "'--limit <N>'"),
         (&["export", "--onnx", "zip"], "dense, scatter, gap"),
         (&["export", "--target", "tflite"], "ort, openvino"),
         (&["data", "fetch", "imagenet"], "'imagenet'"),
@@ -236,6 +239,70 @@ fn a_good_folder_of_images_passes_the_check() {
     }
 }
 
+/// What would be left out of account is said instead.
+#[test]
+fn options_that_nothing_would_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = short_run().join("export/model.srz");
+    let model = model.to_str().unwrap();
+    let unused = "is for the images of --data DIR";
+    for more in [&[][..], &["--explain"], &["--break-even"]] {
+        let bench = |option: &[&str]| sr2(folder.path(), &[&["bench", model], option, more].concat());
+        refuse(bench(&["--limit", "5"]), 2, &["--limit", unused]);
+        refuse(bench(&["--dataset", "cifar10"]), 2, &["--dataset", unused]);
+    }
+    refuse(sr2(folder.path(), &["verify", model, model, "--limit", "5"]), 2, &["--limit", unused]);
+    refuse(sr2(folder.path(), &["export", "--data", DATA]), 2, &["--data is for the accuracy that --values costs"]);
+    let convert = |arguments: &[&str]| sr2(folder.path(), &[&["convert", model], arguments].concat());
+    refuse(convert(&["a.srz", "--onnx", "scatter"]), 2, &["a.srz: --onnx scatter is for .onnx files"]);
+    refuse(convert(&["a.srz", "--values", "bf16"]), 2, &["a.srz: --values: expected f32"]);
+    refuse(convert(&["out.v1"]), 2, &["out.v1: expected .safetensors"]);
+    refuse(convert(&["."]), 2, &[".: expected .safetensors"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    refuse(convert(&["none/a.srz"]), 4, &["none/a.srz: cannot write: No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn the_file_of_a_sweep_is_not_a_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/paper-densenet121.toml");
+    let train = sr2(folder.path(), &["train", "--config", file]);
+    refuse(train, 2, &["this is a sweep's file", "sr2-prune sweep", "paper-densenet121.toml"]);
+}
+
+/// A run that was stopped is exported with a word about it, and by default only where no run has finished.
+#[test]
+fn an_unfinished_run_is_said_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, finished: bool| {
+        let to = folder.path().join("runs").join(name);
+        fs::create_dir_all(&to).unwrap();
+        let (step, from) = sr2_models::checkpoint::list(short_run()).unwrap().pop().unwrap();
+        let mut checkpoint = sr2_models::checkpoint::read(from).unwrap();
+        if finished {
+            fs::copy(short_run().join("summary.json"), to.join("summary.json")).unwrap();
+        } else {
+            checkpoint.provenance.training.retain(|name, _| !name.ends_with("_accuracy"));
+        }
+        sr2_models::checkpoint::write(to.join(sr2_models::checkpoint::file_name(step)), &checkpoint).unwrap();
+    };
+    let export = || {
+        let output = sr2(folder.path(), &["export", "--format", "json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(report["unfinished"], stderr.contains("the run had not finished"), "{stderr}");
+        let folder = folder.path().join(report["folder"].as_str().unwrap());
+        let card = fs::read_to_string(folder.join("README.md")).unwrap();
+        assert_eq!(report["unfinished"], card.contains("| finished | no: the run had not finished"), "{card}");
+        report["checkpoint"].as_str().unwrap().split('/').nth(1).unwrap().to_string()
+    };
+    run("stopped", false);
+    assert_eq!(export(), "stopped");
+    run("done", true);
+    run("later", false);
+    assert_eq!(export(), "done");
+}
+
 #[cfg(target_os = "linux")]
 mod streams {
     use std::fs::File;
@@ -288,39 +355,6 @@ mod streams {
     }
 }
 
-/// A run that was stopped is exported with a word about it, and by default only where no run has finished.
-#[test]
-fn an_unfinished_run_is_said_to_be_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = |name: &str, finished: bool| {
-        let to = folder.path().join("runs").join(name);
-        fs::create_dir_all(&to).unwrap();
-        let (step, from) = sr2_models::checkpoint::list(short_run()).unwrap().pop().unwrap();
-        let mut checkpoint = sr2_models::checkpoint::read(from).unwrap();
-        if finished {
-            fs::copy(short_run().join("summary.json"), to.join("summary.json")).unwrap();
-        } else {
-            checkpoint.provenance.training.retain(|name, _| !name.ends_with("_accuracy"));
-        }
-        sr2_models::checkpoint::write(to.join(sr2_models::checkpoint::file_name(step)), &checkpoint).unwrap();
-    };
-    let export = || {
-        let output = sr2(folder.path(), &["export", "--format", "json"]).output().unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(report["unfinished"], stderr.contains("the run had not finished"), "{stderr}");
-        let folder = folder.path().join(report["folder"].as_str().unwrap());
-        let card = fs::read_to_string(folder.join("README.md")).unwrap();
-        assert_eq!(report["unfinished"], card.contains("| finished | no: the run had not finished"), "{card}");
-        report["checkpoint"].as_str().unwrap().split('/').nth(1).unwrap().to_string()
-    };
-    run("stopped", false);
-    assert_eq!(export(), "stopped");
-    run("done", true);
-    run("later", false);
-    assert_eq!(export(), "done");
-}
-
 /// JSON has no place for other bytes; the files are written all the same.
 #[cfg(target_os = "linux")]
 #[test]
@@ -331,12 +365,4 @@ fn json_of_a_path_that_is_not_utf8() {
     let mut export = sr2(folder.path(), &["export", short_run().to_str().unwrap(), "--format", "json", "--out"]);
     export.arg(OsStr::from_bytes(b"r\xff"));
     assert_eq!(json(export)["folder"], "r\u{fffd}");
-}
-
-#[test]
-fn the_file_of_a_sweep_is_not_a_runs() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/paper-densenet121.toml");
-    let train = sr2(folder.path(), &["train", "--config", file]);
-    refuse(train, 2, &["this is a sweep's file", "sr2-prune sweep", "paper-densenet121.toml"]);
 }
