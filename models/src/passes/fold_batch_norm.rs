@@ -21,7 +21,8 @@ pub fn fold_batch_norm(model: &Model) -> Model {
     let (graph, mut parameters) = model.clone().into_parts();
     let reads = reads(&graph);
     let uses = parameter_uses(&graph);
-    let shared = |name: &str| uses[name] > 1;
+    // The bias that an earlier fold made belongs to its convolution alone.
+    let shared = |name: &str| uses.get(name).is_some_and(|count| *count > 1);
 
     let mut folded: Vec<Node> = Vec::with_capacity(graph.nodes().len());
     // New value of each old one.

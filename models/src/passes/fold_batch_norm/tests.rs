@@ -53,6 +53,19 @@ fn model(nodes: Vec<Node>, tensors: &[(&str, &[f32])]) -> Model {
 }
 
 #[test]
+fn folds_one_batch_norm_after_another() {
+    let nodes = vec![
+        node("conv1", conv("conv1.weight", None), &[0]),
+        node("bn1", norm("bn"), &[1]),
+        node("bn2", norm("bn"), &[2]),
+    ];
+    let model = model(nodes, &[("conv1.weight", &[1.0, 0.0, 3.0, 0.0])]);
+    let folded = fold_batch_norm(&model);
+    assert_eq!(folded.graph().nodes(), [node("conv1", conv("conv1.weight", Some("conv1.bias")), &[0])]);
+    assert_eq!(reference::logits(&folded, &[1.0, 2.0], 1), reference::logits(&model, &[1.0, 2.0], 1));
+}
+
+#[test]
 fn folds_into_weight_and_a_new_bias() {
     let nodes = vec![node("conv1", conv("conv1.weight", None), &[0]), node("bn1", norm("bn"), &[1])];
     let folded = fold_batch_norm(&model(nodes, &[("conv1.weight", &[1.0, 0.0, 3.0, -0.0])]));
