@@ -14,6 +14,7 @@ use safetensors::Dtype;
 use crate::container::{self, RawTensor};
 use crate::dense::{self, bytes, elements};
 use crate::header::MAX_RANK;
+use crate::srz::{FREE_WEIGHTS, WEIGHTS_A_BYTE};
 use crate::{CsrError, CsrMatrix, Error, Result, Tensor, TensorMap};
 use value_type::Stored;
 
@@ -139,8 +140,9 @@ pub fn is_csr(path: impl AsRef<Path>) -> Result<bool> {
 /// Name the tensor and the position at fault.
 pub fn read(path: impl AsRef<Path>) -> Result<CsrFile> {
     let path = path.as_ref();
-    let mut raw = RawTensors::new();
+    let (mut raw, mut bytes) = (RawTensors::new(), 0usize);
     let metadata = container::read(path, |tensor| {
+        bytes += tensor.bytes.len();
         raw.insert(tensor.name.clone(), tensor);
         Ok(())
     })?;
@@ -151,6 +153,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<CsrFile> {
         let parameter = parameter.map_err(|problem| Error::malformed(path, format!("tensor {name:?}: {problem}")))?;
         file.sparse.insert(name, parameter);
     }
+    check_size(&file.sparse, bytes).map_err(|problem| Error::malformed(path, problem))?;
     for raw in raw.into_values() {
         let (name, tensor) = dense::tensor(path, raw)?;
         if let Some(position) = tensor.data().iter().position(|v| !v.is_finite()) {
@@ -210,6 +213,19 @@ fn parameter(name: &str, raw: &mut RawTensors) -> std::result::Result<CsrParamet
     let matrix =
         CsrMatrix::try_new(rows, cols, crow_indices, elements(&col_indices).map(i32::from_le_bytes).collect(), values);
     Ok(CsrParameter { matrix: matrix.map_err(|e| e.to_string())?, shape })
+}
+
+/// Whether the weights, dense as they may be used, are no more than tensors of so many bytes may stand for: as many as in
+/// a `.srz` file.
+fn check_size(sparse: &BTreeMap<String, CsrParameter>, bytes: usize) -> std::result::Result<(), String> {
+    let sizes = sparse.values().map(|parameter| parameter.matrix.rows().saturating_mul(parameter.matrix.cols()));
+    let weights = sizes.fold(0, usize::saturating_add);
+    match bytes.saturating_mul(WEIGHTS_A_BYTE).saturating_add(FREE_WEIGHTS) {
+        most if weights > most => {
+            Err(format!("tensors of {bytes} bytes stand for {weights} weights, at most {most} are allowed for them"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The shape checked, with the rows and columns of its matrix.

@@ -35,8 +35,8 @@ const CHECKED_FROM: usize = 20;
 const MAX_HEADER: usize = 4 << 20;
 /// A file of `n` bytes holds at most so many weights plus [`WEIGHTS_A_BYTE`] for each, zeros included: no file that is
 /// worth writing holds more, and a hostile one cannot keep a reader busy.
-const FREE_WEIGHTS: usize = 1 << 23;
-const WEIGHTS_A_BYTE: usize = 4096;
+pub(crate) const FREE_WEIGHTS: usize = 1 << 23;
+pub(crate) const WEIGHTS_A_BYTE: usize = 4096;
 /// The same for the 32-bit words of the arrays it decodes to.
 const FREE_WORDS: usize = 1 << 21;
 const WORDS_A_BYTE: usize = 16;

@@ -184,6 +184,22 @@ fn shape_negative_empty_or_huge() {
 }
 
 #[test]
+fn a_small_file_may_not_stand_for_a_huge_matrix() {
+    let empty = |cols: usize| {
+        let matrix = CsrMatrix::try_new(1, cols, vec![0, 0], Vec::new(), Vec::new()).unwrap();
+        let mut file = CsrFile::default();
+        file.sparse.insert("w".into(), CsrParameter::new(matrix, [1, cols]));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.csr.safetensors");
+        write(&path, &file).unwrap();
+        read(path)
+    };
+    empty(FREE_WEIGHTS).unwrap();
+    let error = empty(1 << 30).unwrap_err().to_string();
+    assert!(error.contains("tensors of 24 bytes stand for 1073741824 weights, at most 8486912 are allowed"), "{error}");
+}
+
+#[test]
 fn array_missing() {
     for array in [CROW_INDICES, COL_INDICES, VALUES, SHAPE] {
         let changed = read_changed(|arrays| drop(arrays.remove(&format!("a.weight.{array}"))));
