@@ -227,7 +227,8 @@ impl GraphBuilder {
     }
 }
 
-fn check_input(shape: &[usize]) -> Result<(), String> {
+/// Whether images of this shape may be a network's input.
+pub(crate) fn check_input(shape: &[usize]) -> Result<(), String> {
     match shape {
         [_, _, _] if shape.iter().all(|d| (1..=1 << 16).contains(d)) => Ok(()),
         _ => Err(format!("the network's input must be [channels, height, width], each 1 to 65536, got {shape:?}")),

@@ -17,6 +17,7 @@ use sr2_formats::onnx::proto::type_proto::Value as Type;
 use sr2_formats::onnx::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use sr2_formats::{Error, Tensor, TensorMap};
 
+use crate::graph::check_input;
 use crate::{GraphBuilder, Model, Node, Op, ValueId};
 use constant::Constants;
 use node::NodeView;
@@ -82,7 +83,7 @@ struct Importer<'a> {
     reads: HashMap<&'a str, usize>,
     /// The node that makes each name.
     makers: HashMap<&'a str, &'a NodeProto>,
-    /// The last `Add` that reads each name.
+    /// An `Add` that reads each name, of the nodes that lead to the output.
     adds: HashMap<&'a str, &'a NodeProto>,
     /// Outputs of the `Add` nodes that became the bias of the `Gemm` which makes this value.
     sums: HashMap<&'a str, ValueId>,
@@ -101,7 +102,7 @@ impl<'a> Importer<'a> {
             return Err(Error::unsupported(path, problem));
         };
         let (batch, image, flat) = image_shape(path, input)?;
-        let adds = graph.node.iter().filter(|n| n.op_type() == "Add");
+        check_input(&image).map_err(|problem| Error::unsupported(path, problem))?;
         let name = if graph.name().is_empty() { "network" } else { graph.name() };
         Ok(Self {
             path,
@@ -114,7 +115,7 @@ impl<'a> Importer<'a> {
             values: HashMap::from([(input.name(), 0)]),
             reads: HashMap::new(),
             makers: graph.node.iter().flat_map(|n| n.output.iter().map(move |name| (name.as_str(), n))).collect(),
-            adds: adds.flat_map(|n| n.input.iter().map(move |name| (name.as_str(), n))).collect(),
+            adds: HashMap::new(),
             sums: HashMap::new(),
             builder: GraphBuilder::new(name, &image),
             node_names: HashMap::new(),
@@ -128,6 +129,8 @@ impl<'a> Importer<'a> {
             return Err(Error::unsupported(self.path, problem));
         };
         let nodes = self.nodes_to(output.name());
+        let adds = nodes.iter().filter(|n| n.op_type() == "Add");
+        self.adds = adds.flat_map(|n| n.input.iter().map(|name| (name.as_str(), *n))).collect();
         if self.flat {
             let (name, flatten) = (self.unique(self.input), Op::Flatten);
             let value = self.builder.push(Node { name, op: flatten, inputs: vec![0] });
@@ -195,6 +198,10 @@ impl<'a> Importer<'a> {
         let tensor = tensor.ok_or_else(|| {
             node.unsupported(format!("input {position} ({name:?}) is no constant, supported are constant parameters"))
         })?;
+        if tensor.is_empty() {
+            let problem = format!("parameter {name:?} has shape {:?}, expected no dimension of 0", tensor.shape());
+            return Err(node.malformed(problem));
+        }
         if let Some(index) = tensor.data().iter().position(|v| !v.is_finite()) {
             let found = tensor.data()[index];
             return Err(node.malformed(format!("parameter {name:?} [{index}] is {found}, expected finite")));

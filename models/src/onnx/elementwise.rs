@@ -68,7 +68,10 @@ impl<'a> Importer<'a> {
             return Err(node.unsupported(format!("combines a constant with shape {found:?}, supported are images")));
         };
         let data = match tensor.shape() {
-            _ if tensor.len() == 1 => vec![tensor.data()[0]; channels],
+            _ if tensor.len() == 1 => {
+                self.constants.charge(channels)?;
+                vec![tensor.data()[0]; channels]
+            }
             [c, 1, 1] | [1, c, 1, 1] if *c == channels => tensor.data().to_vec(),
             found => {
                 let problem = format!("constant {name:?} has shape {found:?}, supported are [] and [{channels}, 1, 1]");

@@ -34,7 +34,7 @@ impl<'a> Importer<'a> {
         }
         let groups = node.int("group", 1)?;
         let groups = usize::try_from(groups).map_err(|_| node.malformed(format!("group is {groups}")))?;
-        let Pool { stride, pads, dilation, .. } = self.window(node, input, kernel)?;
+        let Pool { stride, pads, dilation, .. } = self.window(node, input, kernel, 1)?;
         let conv = Conv {
             weight: self.parameter(node, name, weight)?,
             bias: self.bias(node, 2, out_channels, 1.0)?,
@@ -107,11 +107,13 @@ impl<'a> Importer<'a> {
 
     fn pool(&self, node: &NodeView<'a>, input: ValueId) -> Result<Pool, Error> {
         let kernel = node.sizes("kernel_shape")?;
-        self.window(node, input, kernel.ok_or_else(|| node.malformed("attribute \"kernel_shape\" is missing"))?)
+        let kernel = kernel.ok_or_else(|| node.malformed("attribute \"kernel_shape\" is missing"))?;
+        self.window(node, input, kernel, 0)
     }
 
-    /// The window of a node, its padding worked out.
-    fn window(&self, node: &NodeView<'a>, input: ValueId, kernel: [usize; 2]) -> Result<Pool, Error> {
+    /// The window of a node, its padding worked out. Where windows smaller than their stride leave more than `spare` places
+    /// between the last one and the image's end, "same" padding is negative, and runtimes do not agree what that means.
+    fn window(&self, node: &NodeView<'a>, input: ValueId, kernel: [usize; 2], spare: usize) -> Result<Pool, Error> {
         let auto_pad = match node.string("auto_pad", "NOTSET")?.as_str() {
             "NOTSET" => AutoPad::Explicit,
             "SAME_UPPER" => AutoPad::SameUpper,
@@ -130,7 +132,15 @@ impl<'a> Importer<'a> {
                 // A stride of 0 is refused where the operator is added.
                 let places = size[axis].div_ceil(stride[axis].max(1));
                 let reach = (places.saturating_sub(1)).saturating_mul(stride[axis]);
-                let total = reach.saturating_add(Op::extent(kernel[axis], dilation[axis])).saturating_sub(size[axis]);
+                let end = reach.saturating_add(Op::extent(kernel[axis], dilation[axis]));
+                if stride[axis] > 0 && end.saturating_add(spare) < size[axis] {
+                    let problem = format!(
+                        "attribute \"auto_pad\" asks windows of {kernel:?} with strides {stride:?} for negative padding, \
+                         which runtimes take differently; state what is meant as \"pads\""
+                    );
+                    return Err(node.unsupported(problem));
+                }
+                let total = end.saturating_sub(size[axis]);
                 let (less, more) = (total / 2, total - total / 2);
                 let upper = auto_pad == AutoPad::SameUpper;
                 (pads[axis], pads[axis + 2]) = if upper { (less, more) } else { (more, less) };

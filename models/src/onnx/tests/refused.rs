@@ -394,6 +394,51 @@ fn mat_mul_takes_only_a_bias_of_its_own() {
 }
 
 #[test]
+fn a_sum_that_leads_nowhere_is_no_bias() {
+    let product = node("MatMul", &["f", "matrix"], "m", vec![]);
+    let live = |output| node("Relu", &["m"], output, vec![]);
+    let dead = || node("Add", &["m", "vector"], "dead", vec![]);
+    let logits = |nodes| crate::reference::logits(&import_nodes(nodes).unwrap(), &[1.0; 32], 1);
+    assert_eq!(logits(vec![flatten(), product.clone(), live("y"), dead()]), [16.0; 3]);
+    // The dead one comes last, and the live one is still taken.
+    let own = node("Add", &["m", "vector"], "y", vec![]);
+    let model = import_nodes(vec![flatten(), product, own, dead()]).unwrap();
+    assert_eq!(node_names(&model), [("Flatten.f", "Flatten"), ("MatMul.m", "Gemm")]);
+    assert_eq!(crate::reference::logits(&model, &[1.0; 32], 1), [16.5; 3]);
+}
+
+#[test]
+fn padding_that_would_be_negative() {
+    let same = |kernel: i64, stride: i64| {
+        vec![string("auto_pad", "SAME_UPPER"), ints("strides", &[stride; 2]), ints("kernel_shape", &[kernel; 2])]
+    };
+    let problem = "auto_pad\" asks windows of [1, 1] with strides [4, 4] for negative padding";
+    // One place at the end that no window reads is left out by everyone's convolutions, two are not.
+    assert_unsupported(vec![node("Conv", &["x", "conv"], "y", same(1, 4))], problem);
+    import_nodes(vec![node("Conv", &["x", "conv"], "y", same(1, 2))]).unwrap();
+    import_nodes(vec![node("Conv", &["x", "conv"], "y", same(1, 3))]).unwrap();
+    for op in ["MaxPool", "AveragePool"] {
+        assert_unsupported(vec![node(op, &["x"], "y", same(1, 2))], "for negative padding");
+        import_nodes(vec![node(op, &["x"], "y", same(2, 2))]).unwrap();
+    }
+}
+
+#[test]
+fn parameters_without_values() {
+    let none = |name: &str, shape: &[usize]| float_tensor(name, &Tensor::new(shape, Vec::new()));
+    let with = |shape: &[usize], nodes: Vec<NodeProto>| {
+        let mut model = network(nodes);
+        model.graph.as_mut().unwrap().initializer.push(none("none", shape));
+        import_proto(&model)
+    };
+    let conv = vec![node("Conv", &["x", "none", "scalar"], "y", vec![])];
+    let problem = "parameter \"none\" has shape [1099511627776, 0, 1, 1], expected no dimension of 0";
+    assert_error(with(&[1 << 40, 0, 1, 1], conv), ErrorKind::Malformed, problem);
+    let product = vec![flatten(), node("MatMul", &["f", "none"], "y", vec![])];
+    assert_error(with(&[0, 1 << 62], product), ErrorKind::Malformed, "expected no dimension of 0");
+}
+
+#[test]
 fn one_weight_in_two_layouts() {
     let nodes = vec![
         flatten(),
@@ -435,6 +480,22 @@ fn input_shape() {
     assert_error(shaped(&[]), ErrorKind::Unsupported, "has shape []");
     assert_error(shaped(&[1, 2, 0, 4]), ErrorKind::Unsupported, "has shape [1, 2, 0, 4]");
     assert_error(shaped(&[1, 2, 1 << 20, 4]), ErrorKind::Unsupported, "each 1 to 65536");
+    // Before a constant is repeated for each channel.
+    for op in ["Add", "Mul"] {
+        let change = |_: &mut ModelProto, graph: &mut GraphProto| {
+            graph.input = vec![value("x", &[-1, 1 << 36, 1, 1])];
+            graph.node = vec![node(op, &["x", "scalar"], "y", vec![])];
+        };
+        assert_error(import_changed(change), ErrorKind::Unsupported, "each 1 to 65536");
+    }
+    let doubled = |_: &mut ModelProto, graph: &mut GraphProto| {
+        let name = |k: usize| if k == 0 { "x".to_string() } else { format!("v{k}") };
+        graph.input = vec![value("x", &[-1, 1 << 16, 1, 1])];
+        let concat = |k| node("Concat", &[&name(k), &name(k)], &name(k + 1), vec![int("axis", 1)]);
+        graph.node = (0..14).map(concat).collect();
+        graph.node.push(node("Add", &["v14", "scalar"], "y", vec![]));
+    };
+    assert_error(import_changed(doubled), ErrorKind::Unsupported, "stand for far more values");
 }
 
 #[test]
