@@ -1,17 +1,21 @@
 //! From a model to a program and its plan.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use sr2_formats::CsrMatrix;
-use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Threads, Weights};
+use sr2_kernels::{Conv, Isa, Pooling, Program, ProgramBuilder, Threads, TooLarge, Weights};
 use sr2_models::{BatchNormalization, CompressedModel, Weight};
 
 use crate::decisions::{Cut, Decisions};
 use crate::fuse::{Kind, Layer, Layers};
-use crate::memory::Memory;
+use crate::memory::{MAX_BYTES, Memory};
 use crate::plan::{LayerPlan, Plan};
 use crate::{Error, Options, cost, memory};
+
+/// Bytes of weights that are packed again, for other layers that share them.
+const MAX_REPEATED: usize = 1 << 28;
 
 /// Compiles the layers of a model, whose batch norms are folded as far as they can be, from its input to its output.
 pub(crate) fn compile(
@@ -29,15 +33,29 @@ pub(crate) fn compile(
         None => vec![(0..layers.len(), if cut == 0 { lanes } else { 1 }, [0, *output])],
     };
     let (mut plans, mut builders, mut steps) = (Vec::new(), Vec::new(), 0);
+    let (mut packed, mut repeated, mut before) = (BTreeSet::new(), 0, 0);
     for (range, lanes, ends) in stages {
         let memory = memory::plan(model, &layers[range.clone()], &decisions.sparse[range.clone()], ends, isa, lanes)?;
         let builder = ProgramBuilder::new(isa, &memory.buffers);
-        let mut compiler = Compiler { model, memory: &memory, isa, lanes, builder };
+        let mut compiler = Compiler { model, memory: &memory, isa, builder };
         let mut stage = vec![LayerPlan::transfer("input", "Import", model.graph().shape(ends[0]), 0..0)];
         stage[0].steps = compiler.builder.import(memory.of[ends[0]]);
         for (layer, sparse) in layers[range.clone()].iter().zip(&decisions.sparse[range]) {
-            stage.push(compiler.layer(layer, *sparse)?);
+            let plan = compiler.layer(layer, *sparse)?;
+            let found = compiler.builder.bytes().saturating_add(before);
+            if found > MAX_BYTES {
+                return Err(Error::Memory { what: "activations", found, limit: MAX_BYTES });
+            }
+            if layer.weight().is_some_and(|name| !packed.insert(name)) {
+                repeated += compiler.builder.weight_bytes(plan.steps.clone());
+            }
+            if repeated > MAX_REPEATED {
+                let what = "weights of layers that share them";
+                return Err(Error::Memory { what, found: repeated, limit: MAX_REPEATED });
+            }
+            stage.push(plan);
         }
+        before += compiler.builder.bytes();
         let export = compiler.builder.export(memory.of[ends[1]]);
         stage.push(LayerPlan::transfer("output", "Export", model.graph().shape(ends[1]), export));
         for plan in &mut stage {
@@ -68,7 +86,6 @@ struct Compiler<'a> {
     model: &'a CompressedModel,
     memory: &'a Memory,
     isa: Isa,
-    lanes: usize,
     builder: ProgramBuilder,
 }
 
@@ -113,7 +130,6 @@ impl<'a> Compiler<'a> {
         let of = &self.memory.of;
         let weight = self.model.weight(&conv.weight);
         let matrix = csr(&conv.weight, weight)?;
-        self.check_arrangement(layer, conv)?;
         let settings = Conv {
             window: cost::window(conv),
             groups: conv.groups,
@@ -132,24 +148,18 @@ impl<'a> Compiler<'a> {
             }
             false => Weights::Dense(&dense),
         };
-        plan.steps = self.builder.conv(x, y, weights, &settings);
+        plan.steps = self.builder.conv(x, y, weights, &settings).map_err(|TooLarge| self.too_large(layer, conv))?;
         plan.set_weights(weight.shape(), matrix.nnz());
         Ok(plan)
     }
 
-    /// Refuses a convolution whose input could not be rearranged for its window within the kernels' offsets.
-    fn check_arrangement(&self, layer: &Layer<'_>, conv: &sr2_models::Conv) -> Result<(), Error> {
+    /// Of a convolution whose input cannot be rearranged for its window within the kernels' offsets.
+    fn too_large(&self, layer: &Layer<'_>, conv: &sr2_models::Conv) -> Error {
         let (x, y) = (self.model.graph().shape(layer.inputs[0]), self.model.graph().shape(layer.output));
         let panels = conv.kernel[1] * conv.kernel[0].min(conv.stride[0]);
-        let reach = |axis: usize| y[axis + 1] + conv.kernel[axis] * conv.dilation[axis];
-        let values = [x[0], reach(0), reach(1), self.lanes].iter().fold(panels, |n, factor| n.saturating_mul(*factor));
-        match values > memory::MAX_VALUES {
-            true => {
-                let (channels, height, width) = (x[0].saturating_mul(panels), reach(0), reach(1));
-                Err(Error::Size { node: layer.name.into(), channels, height, width })
-            }
-            false => Ok(()),
-        }
+        let reach = |axis: usize| y[axis + 1].saturating_add(conv.kernel[axis].saturating_mul(conv.dilation[axis]));
+        let (channels, height, width) = (x[0].saturating_mul(panels), reach(0), reach(1));
+        Error::Size { node: layer.name.into(), channels, height, width }
     }
 
     fn gemm(
@@ -165,7 +175,12 @@ impl<'a> Compiler<'a> {
         let dense = if sparse { Cow::default() } else { dense(weight) };
         let weights = if sparse { Weights::Sparse(&matrix) } else { Weights::Dense(&dense) };
         let bias = gemm.bias.as_ref().map(|name| self.model.parameter(name).data());
-        plan.steps = self.builder.linear(of[layer.inputs[0]], of[layer.output], weights, bias, layer.clip);
+        let [x, y] = [of[layer.inputs[0]], of[layer.output]];
+        let steps = self.builder.linear(x, y, weights, bias, layer.clip);
+        plan.steps = steps.map_err(|TooLarge| {
+            let (channels, node) = (self.model.graph().shape(layer.inputs[0])[0], layer.name.into());
+            Error::Size { node, channels, height: 1, width: 1 }
+        })?;
         plan.set_weights(weight.shape(), matrix.nnz());
         Ok(plan)
     }

@@ -82,8 +82,11 @@ pub(crate) fn is_aligned_depthwise(conv: &sr2_models::Conv, x: &[usize], y: &[us
 }
 
 /// Of the products of a convolution from maps of `from` to maps of `to` positions, the share that a vector of images
-/// takes where the maps are not padded, if there is a kernel for it.
+/// takes where the maps are not padded, if there is a kernel for it and they are not too large.
 pub(crate) fn without_padding(conv: &sr2_models::Conv, from: &[usize], to: &[usize], isa: Isa) -> Option<f64> {
+    if [from, to].iter().any(|size| size[0] * size[1] > memory::MAX_VALUES / isa.lanes()) {
+        return None;
+    }
     let [x, y] = [from, to].map(|size| Plane::image(size[0], size[1], 0, isa.lanes()));
     let inside = |axis: usize| {
         let position =
@@ -186,7 +189,7 @@ fn of_convolution(
     let is_aligned = !sparse && lanes == 1 && is_aligned_depthwise(conv, x, y, isa);
     let has_gaps = is_direct && !is_aligned && !isa.holds_rows(y[2]);
     let run = if has_gaps { y[2].saturating_add(pad) } else { y[2] };
-    let inside = without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);
+    let inside = if sparse && lanes > 1 { without_padding(conv, &x[1..], &y[1..], isa) } else { None };
     let tap = if lanes == 1 {
         let vectors = vectors(y[1].saturating_mul(run), isa);
         vectors as f64 + TAP * vectors.div_ceil(TILE) as f64

@@ -40,12 +40,12 @@ pub enum Error {
         /// Width with padding.
         width: usize,
     },
-    /// Activations that take more memory than the engine plans for.
-    #[error(
-        "the network's activations take {found} bytes for one pass, supported are {limit}; use a smaller batch or image"
-    )]
+    /// A network that takes more memory than the engine plans for.
+    #[error("the network's {what} take {found} bytes, supported are {limit}; use a smaller batch, image or network")]
     Memory {
-        /// Bytes of all buffers.
+        /// What takes it.
+        what: &'static str,
+        /// Its bytes: of activations those of one pass, and of where they are.
         found: usize,
         /// The most it may be.
         limit: usize,

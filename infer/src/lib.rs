@@ -35,7 +35,7 @@ mod tests;
 pub use engine::{Engine, Scratch};
 pub use error::Error;
 pub use model::Model;
-pub use options::{Layout, Options, WeightPolicy};
+pub use options::{Layout, MAX_BATCH, MAX_THREADS, Options, WeightPolicy};
 pub use plan::{LayerPlan, Plan};
 pub use sr2_kernels::{Contract, Isa, IsaError, KERNELS, peak_flops};
 pub use tuning::Tuning;

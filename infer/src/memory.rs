@@ -11,8 +11,11 @@ use crate::{Error, cost, fuse};
 /// Larger activations do not fit the kernels' 32-bit byte offsets.
 pub(crate) const MAX_VALUES: usize = 1 << 28;
 
-/// More bytes of activations are taken for an error.
-const MAX_BYTES: usize = 4 << 30;
+/// More bytes of activations, and of lists of where they are, are taken for an error.
+pub(crate) const MAX_BYTES: usize = 4 << 30;
+
+/// Bytes that 32-bit byte offsets reach, less what a step may read past a buffer.
+const MAX_BUFFER: usize = u32::MAX as usize - (4 << 10);
 
 /// The buffers of a network, and the one that holds each value.
 #[derive(Debug)]
@@ -32,14 +35,23 @@ pub(crate) fn plan(
     lanes: usize,
 ) -> Result<Memory, Error> {
     let graph = model.graph();
+    let values = || std::iter::once((input, graph.name())).chain(layers.iter().map(|layer| (layer.output, layer.name)));
+    for (value, name) in values() {
+        buffer(graph.shape(value), Padding::default(), lanes, name)?;
+    }
     let padding = padding(model, layers, sparse, isa, lanes);
     let last_read = fuse::last_read(layers, output);
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut free_from: Vec<usize> = Vec::new();
     let mut of = vec![usize::MAX; graph.nodes().len() + 1];
-    let made = std::iter::once((input, 0, graph.name()));
-    for (value, at, name) in made.chain(layers.iter().enumerate().map(|(i, l)| (l.output, i, l.name))) {
-        let buffer = buffer(graph.shape(value), &padding, lanes, name)?;
+    for (at, (value, name)) in values().enumerate() {
+        // The input is made before the first layer.
+        let at = at.saturating_sub(1);
+        let padding = match graph.shape(value) {
+            &[_, height, width] => padding.get(&[height, width]).copied().unwrap_or_default(),
+            _ => Padding::default(),
+        };
+        let buffer = buffer(graph.shape(value), padding, lanes, name)?;
         let until = last_read.get(&value).map_or(at + 1, |last| last + 1);
         // Channels must match too: sums and residuals ask for one layout.
         let slot = (0..buffers.len()).find(|slot| buffers[*slot] == buffer && free_from[*slot] <= at);
@@ -53,7 +65,7 @@ pub(crate) fn plan(
     let bytes = buffers.iter().map(|buffer| buffer.channels.saturating_mul(buffer.plane.bytes()));
     let found = bytes.fold(0, usize::saturating_add);
     if found > MAX_BYTES {
-        return Err(Error::Memory { found, limit: MAX_BYTES });
+        return Err(Error::Memory { what: "activations", found, limit: MAX_BYTES });
     }
     Ok(Memory { buffers, of })
 }
@@ -88,13 +100,15 @@ fn padding(
             *entry = pad.max(*entry);
         }
     }
+    let images = || layers.iter().flat_map(|l| l.inputs.iter().chain([&l.output])).map(|value| graph.shape(*value));
     let choose = |(size, pad): ([usize; 2], usize)| {
         let of_size = || convolutions.clone().filter(|(_, _, x, y)| x[1..] == size[..] || y[1..] == size[..]);
-        let rows = Plane::rows(size[0], size[1], pad);
+        let channels = images().filter(|shape| shape[1..] == size).map(|shape| shape[0]).max().unwrap_or(1);
         let choices = [Padding::default(), Padding { pad, gaps: true }, Padding { pad, gaps: false }];
         let time = |padding: &Padding| -> f64 {
-            let plane = if padding.gaps { Plane::image(size[0], size[1], pad, lanes) } else { rows };
-            let vectors = if lanes == 1 { cost::vectors(plane.values(), isa) } else { size[0] * size[1] } as f64;
+            let gap = if padding.gaps { pad } else { 0 };
+            let values = (size[0] - 1) * (size[1] + gap) + size[1];
+            let vectors = if lanes == 1 { cost::vectors(values, isa) } else { size[0] * size[1] } as f64;
             let of_convolution = |(conv, sparse, x, y): (&Conv, bool, &[usize], &[usize])| {
                 let depthwise = !sparse && cost::is_depthwise(conv, x[0]);
                 let aligned = depthwise && lanes == 1 && !padding.gaps && cost::is_aligned_depthwise(conv, x, y, isa);
@@ -110,7 +124,8 @@ fn padding(
                 if !keeps || aligned || conv.kernel == [1, 1] {
                     return computing;
                 }
-                let inside = cost::without_padding(conv, &x[1..], &y[1..], isa).filter(|_| sparse && lanes > 1);
+                let unpadded = || cost::without_padding(conv, &x[1..], &y[1..], isa);
+                let inside = if sparse && lanes > 1 { unpadded() } else { None };
                 match (padding, inside) {
                     (Padding { gaps: true, .. }, _) if lanes > 1 => computing,
                     (Padding { gaps: true, .. }, _) if depthwise && size[1] >= isa.lanes() => computing,
@@ -124,32 +139,34 @@ fn padding(
             of_size().map(of_convolution).sum()
         };
         let possible = choices[..if lanes == 1 { 3 } else { 2 }].iter();
-        let best = possible.min_by(|a, b| time(a).total_cmp(&time(b))).expect("there are choices");
+        let possible =
+            possible.filter(|padding| values([channels, size[0], size[1]], padding.pad, lanes) <= MAX_VALUES);
+        let best = possible.min_by(|a, b| time(a).total_cmp(&time(b))).expect("no padding is a choice");
         (size, *best)
     };
     widest.into_iter().map(choose).collect()
 }
 
-fn buffer(shape: &[usize], padding: &BTreeMap<[usize; 2], Padding>, lanes: usize, node: &str) -> Result<Buffer, Error> {
-    match shape {
-        &[channels, height, width] => {
-            let Padding { pad, gaps } = padding.get(&[height, width]).copied().unwrap_or_default();
-            let (height_padded, width_padded) = (height + 2 * pad, width + 2 * pad);
-            let values = channels.saturating_mul(height_padded).saturating_mul(width_padded).saturating_mul(lanes);
-            if values > MAX_VALUES {
-                let (height, width) = (height_padded, width_padded);
-                return Err(Error::Size { node: node.into(), channels, height, width });
-            }
-            let by_rows = pad > 0 && !gaps;
-            let plane = if by_rows { Plane::rows(height, width, pad) } else { Plane::image(height, width, pad, lanes) };
-            Ok(Buffer { plane, channels })
-        }
-        shape => {
-            let channels = shape.iter().product();
-            if channels > MAX_VALUES / lanes {
-                return Err(Error::Size { node: node.into(), channels, height: 1, width: 1 });
-            }
-            Ok(Buffer { plane: Plane::feature(lanes), channels })
-        }
+/// Values of a buffer of images with `pad` zeros on every side.
+fn values([channels, height, width]: [usize; 3], pad: usize, lanes: usize) -> usize {
+    [height + 2 * pad, width + 2 * pad, lanes].iter().fold(channels, |values, size| values.saturating_mul(*size))
+}
+
+fn buffer(shape: &[usize], padding: Padding, lanes: usize, node: &str) -> Result<Buffer, Error> {
+    let Padding { pad, gaps } = padding;
+    let (channels, height, width) = match shape {
+        &[channels, height, width] => (channels, height, width),
+        features => (features.iter().product(), 1, 1),
+    };
+    let too_large = || Error::Size { node: node.into(), channels, height: height + 2 * pad, width: width + 2 * pad };
+    if values([channels, height, width], pad, lanes) > MAX_VALUES {
+        return Err(too_large());
     }
+    let plane = match shape.len() {
+        3 if pad > 0 && !gaps => Plane::rows(height, width, pad),
+        3 => Plane::image(height, width, pad, lanes),
+        _ => Plane::feature(lanes),
+    };
+    // Small planes are rounded up to cache lines.
+    if channels.saturating_mul(plane.bytes()) > MAX_BUFFER { Err(too_large()) } else { Ok(Buffer { plane, channels }) }
 }

@@ -11,7 +11,7 @@ use crate::Error;
 /// through the whole network, and none waits for another.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Number of threads, the caller's included.
+    /// Number of threads, the caller's included; at most [`MAX_THREADS`].
     pub threads: usize,
     /// Whether a thread that waits for the others spins for some tens of microseconds before it sleeps. Turn it off
     /// where threads have no CPU to themselves.
@@ -19,7 +19,7 @@ pub struct Options {
     /// Whether each thread but the caller's stays on a CPU of its own: thread `k` on the `k`-th that the caller's may
     /// use. Linux only.
     pub pin: bool,
-    /// Images that one run usually takes; decides the layout. Runs of any other size work too.
+    /// Images that one run usually takes, at most [`MAX_BATCH`]; decides the layout. Runs of any other size work too.
     pub batch: usize,
     /// Tier of the kernels; `None` is the one `SR2_ISA` names, or else the best.
     pub isa: Option<Isa>,
@@ -69,7 +69,10 @@ impl Default for Options {
 }
 
 /// More threads than this are taken for a mistake.
-const MAX_THREADS: usize = 1024;
+pub const MAX_THREADS: usize = 1024;
+
+/// A larger batch than this is taken for a mistake.
+pub const MAX_BATCH: usize = 4096;
 
 impl Options {
     pub(crate) fn check(&self) -> Result<Isa, Error> {
@@ -77,8 +80,8 @@ impl Options {
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return error("threads", self.threads, "1 to 1024");
         }
-        if self.batch == 0 {
-            return error("batch", self.batch, "1 or more");
+        if !(1..=MAX_BATCH).contains(&self.batch) {
+            return error("batch", self.batch, "1 to 4096");
         }
         self.isa.map_or_else(|| Ok(Isa::from_env()?), Ok)
     }

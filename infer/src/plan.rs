@@ -139,7 +139,7 @@ impl fmt::Display for Plan {
             self.layers.iter().map(|l| get(l).chars().count()).chain([title.len()]).max().unwrap_or(0)
         };
         let columns: [(&str, Cell); 7] = [
-            ("layer", |l| l.name.clone()),
+            ("layer", |l| l.name.escape_debug().to_string()),
             ("op", |l| l.op.clone()),
             ("output", |l| l.output.iter().map(usize::to_string).collect::<Vec<_>>().join("x")),
             ("images", |l| l.images.to_string()),

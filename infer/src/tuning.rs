@@ -46,6 +46,9 @@ struct TunedLayer {
 /// Version of the file.
 const VERSION: u32 = 1;
 
+/// Bytes of a file with a line for each layer that a network may have.
+const MAX_BYTES: u64 = 16 << 20;
+
 impl Tuning {
     /// Times each layer sparse and dense, in both layouts where the batch fills a vector, in interleaved rounds, and
     /// races the plans these times suggest against the default one. Then it races the fastest against the plans that go
@@ -86,8 +89,12 @@ impl Tuning {
             version: u32,
         }
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| sr2_formats::Error::io(path, "read", e))?;
         let error = |problem: String| Error::TuningFile { path: path.into(), problem };
+        let found = std::fs::metadata(path).map_err(|e| sr2_formats::Error::io(path, "open", e))?;
+        if !found.is_file() || found.len() > MAX_BYTES {
+            return Err(error(format!("is no regular file of at most {MAX_BYTES} bytes")));
+        }
+        let bytes = std::fs::read(path).map_err(|e| sr2_formats::Error::io(path, "read", e))?;
         let json = |e: serde_json::Error| error(e.to_string());
         let Version { version } = serde_json::from_slice(&bytes).map_err(json)?;
         if version != VERSION {

@@ -54,7 +54,12 @@ fn sparse(dims: &[i64], places: &[i64]) -> SparseTensorProto {
 
 /// A network from `x` `[N, 2, 8, 8]` to `y`.
 fn network(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> GraphProto {
-    let sizes = [1, 2, 8, 8].map(|size| Dimension { value: Some(Size::DimValue(size)), ..Default::default() });
+    network_of([2, 8, 8], node, initializer)
+}
+
+/// A network from `x` of images of a shape to `y`.
+fn network_of([c, h, w]: [i64; 3], node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> GraphProto {
+    let sizes = [1, c, h, w].map(|size| Dimension { value: Some(Size::DimValue(size)), ..Default::default() });
     let tensor = type_proto::Tensor {
         elem_type: Some(DataType::Float.into()),
         shape: Some(TensorShapeProto { dim: sizes.to_vec() }),
@@ -221,6 +226,105 @@ fn work_and_memory_are_bounded() {
     scatters[0].input.fill("i".into());
     scatters.push(node("Conv", &["x", &name(31)], "y", vec![]));
     check(network(scatters, vec![integers("i", &[1], &[0])]), "expected floats");
+}
+
+/// Beyond the kernels' offsets, in the maps themselves, with their padding, or rearranged for a window.
+#[test]
+fn maps_beyond_the_offsets_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |image, weight: &[usize], attributes: Vec<AttributeProto>| {
+        let weight = float_tensor("w", &Tensor::full(weight, 1.0));
+        let graph = network_of(image, vec![node("Conv", &["x", "w"], "y", attributes)], vec![weight]);
+        assert_refused(&saved(folder.path(), graph), "is too large for the engine");
+    };
+    let same = || vec![ints("pads", &[1; 4])];
+    check([1, 24_000, 24_000], &[1, 1, 3, 3], same());
+    check([1, 40_000, 40_000], &[1, 1, 3, 3], same());
+    check([1, 1, 65_536], &[1, 1, 1, 65_536], vec![ints("pads", &[0, 32_768, 0, 32_767])]);
+}
+
+/// Every value of the vectors that a wide layout would take is too large, but not those of one image.
+#[test]
+fn a_large_image_runs() {
+    const SIDE: usize = 5800;
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = vec![
+        node("Conv", &["x", "w"], "a", vec![ints("pads", &[1; 4])]),
+        node("GlobalAveragePool", &["a"], "b", vec![]),
+        node("Flatten", &["b"], "y", vec![]),
+    ];
+    let weight = float_tensor("w", &Tensor::full([1, 1, 3, 3], 1.0));
+    let side = SIDE as i64;
+    let engine = Model::load(saved(folder.path(), network_of([1, side, side], nodes, vec![weight]))).unwrap();
+    let engine = engine.plan(&Options::default()).unwrap();
+    let mut outputs = [0.0];
+    engine.run(&vec![1.0; SIDE * SIDE], &mut outputs, &mut engine.scratch().unwrap()).unwrap();
+    // A row or column of outputs at an edge lacks a third of its taps.
+    let expected = (3.0 - 2.0 / SIDE as f32).powi(2);
+    assert!((outputs[0] / expected - 1.0).abs() < 1e-4, "{outputs:?}, expected {expected}");
+}
+
+/// Planning takes time and memory in proportion to what is planned.
+#[test]
+fn plans_grow_with_their_networks() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |graph, options: &Options| {
+        let start = Instant::now();
+        let result = Model::load(saved(folder.path(), graph)).and_then(|model| model.plan(options));
+        (result.map(drop).map_err(|error| error.to_string()), start.elapsed())
+    };
+    // A stem of stride 2 over a large image: its rearranged rows are four million vectors.
+    let stem = vec![node("Conv", &["x", "w"], "y", vec![ints("strides", &[2; 2]), ints("pads", &[3; 4])])];
+    let weight = float_tensor("w", &Tensor::full([16, 3, 7, 7], 1.0));
+    let (result, elapsed) = plan(network_of([3, 2048, 2048], stem, vec![weight]), &Options::default());
+    assert!(result.is_ok() && elapsed < 5 * LIMIT, "{result:?} in {elapsed:?}");
+
+    // Each keeps the values of one plane, whose bits all share.
+    let name = |k: usize| if k == 0 { "a".to_string() } else { format!("v{k}") };
+    let mut relus = vec![node("Conv", &["x", "w"], "a", vec![ints("pads", &[1; 4])])];
+    relus.extend((0..2000).map(|k| node("Relu", &[&name(k)], &name(k + 1), vec![])));
+    relus.push(node("GlobalAveragePool", &[&name(2000)], "y", vec![]));
+    let weight = float_tensor("w", &Tensor::full([1, 1, 3, 3], 1.0));
+    plan(network_of([1, 601, 601], relus, vec![weight]), &Options::default()).0.unwrap();
+
+    // Each packs the weights of all for itself.
+    let mut shared: Vec<NodeProto> =
+        (0..128).map(|k| node("Conv", &[&name(k), "w"], &name(k + 1), vec![ints("pads", &[1; 4])])).collect();
+    shared[0].input[0] = "x".into();
+    shared.push(node("Relu", &[&name(128)], "y", vec![]));
+    let weight = float_tensor("w", &Tensor::full([256, 256, 3, 3], 1.0));
+    let (result, _) = plan(network_of([256, 4, 4], shared, vec![weight]), &Options::default());
+    assert!(result.as_ref().is_err_and(|e| e.contains("weights of layers that share them take")), "{result:?}");
+}
+
+#[test]
+fn batches_out_of_range_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::load(saved(folder.path(), network(vec![node("Relu", &["x"], "y", vec![])], vec![]))).unwrap();
+    for batch in [0, 4097, 1 << 62] {
+        let error = model.plan(&Options { batch, ..Default::default() }).unwrap_err().to_string();
+        assert_eq!(error, format!("option batch is {batch}, expected 1 to 4096"));
+    }
+}
+
+#[test]
+fn names_are_escaped_in_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let relu = NodeProto { name: Some("a\x1b[2J".into()), ..node("Relu", &["x"], "y", vec![]) };
+    let model = Model::load(saved(folder.path(), network(vec![relu], vec![]))).unwrap();
+    let table = model.plan(&Options::default()).unwrap().plan().to_string();
+    assert!(table.contains("a\\u{1b}[2J") && !table.contains('\x1b'), "{table:?}");
+}
+
+/// All tests of this file but this one, in a process whose address space is limited.
+#[test]
+#[cfg(target_os = "linux")]
+fn all_of_it_in_little_memory() {
+    const KIB: usize = 2 << 20;
+    let program = std::env::current_exe().unwrap();
+    let limited = format!("ulimit -v {KIB} && exec \"$0\" --test-threads 1 --skip all_of_it_in_little_memory");
+    let output = std::process::Command::new("sh").args(["-c", &limited]).arg(program).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]

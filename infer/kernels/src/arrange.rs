@@ -28,15 +28,15 @@ pub(crate) struct Run {
 }
 
 /// The runs that a list of sources consists of, where those of a run lie `step` values apart.
-pub(crate) fn runs(sources: &[Option<usize>], step: usize) -> Vec<Run> {
+pub(crate) fn runs(sources: impl Iterator<Item = Option<usize>>, step: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for source in sources {
-        let follows = |run: &Run| *source == run.from.map(|from| from + run.len * step);
+    sources.for_each(|source| {
+        let follows = |run: &Run| source == run.from.map(|from| from + run.len * step);
         match runs.last_mut().filter(|run| follows(run)) {
             Some(run) => run.len += 1,
-            None => runs.push(Run { len: 1, from: *source }),
+            None => runs.push(Run { len: 1, from: source }),
         }
-    }
+    });
     runs
 }
 

@@ -17,15 +17,16 @@ use crate::dilated_pooling::DilatedPool;
 use crate::grid::Grid;
 use crate::linear::{Linear, Rows};
 use crate::map_conv::{self, MapConv};
+use crate::masks::Masks;
 use crate::packing::{Blocking, Layer};
 use crate::plane::{ALIGN, Place, Plane, odd_lines};
 use crate::pointwise::Pointwise;
 use crate::pooling::{GlobalAverage, Pool, Pooling};
 use crate::program::{Buffer, Program, Weights};
-use crate::registry::Step;
+use crate::registry::{self, Step};
 use crate::row_conv::{self, RowConv, SHIFTS};
 use crate::softmax::Softmax;
-use crate::source::{Scratch, Source};
+use crate::source::{Scratch, Source, TooLarge};
 use crate::sparse_conv::{self, SparseConv};
 use crate::team::Threads;
 use crate::transfer::{Export, Flatten, Import};
@@ -77,6 +78,10 @@ pub struct ProgramBuilder {
     pub(crate) buffers: Vec<Place>,
     scratch: usize,
     scratch_values: usize,
+    masks: Masks,
+    /// Bytes of the lists of the first `counted` steps.
+    lists: usize,
+    counted: usize,
 }
 
 /// Values that a step may read past its buffers: a pooling of every second column two vectors.
@@ -95,7 +100,32 @@ impl ProgramBuilder {
             laid.push(Place { start: next, plane, channels });
             next += odd_lines(channels * plane.stride() + ALIGN);
         }
-        Self { isa, steps: Vec::new(), lanes, input: 0, output: 0, buffers: laid, scratch: next, scratch_values: 0 }
+        Self {
+            isa,
+            steps: Vec::new(),
+            lanes,
+            input: 0,
+            output: 0,
+            buffers: laid,
+            scratch: next,
+            scratch_values: 0,
+            masks: Masks::default(),
+            lists: 0,
+            counted: 0,
+        }
+    }
+
+    /// Bytes that its steps so far take beside their weights: an arena, the bits that they keep, and the lists of what they
+    /// rearrange and in which tiles they compute.
+    pub fn bytes(&mut self) -> usize {
+        self.lists += self.steps[self.counted..].iter().map(Step::list_bytes).sum::<usize>();
+        self.counted = self.steps.len();
+        self.arena_values() * size_of::<f32>() + self.masks.bytes() + self.lists
+    }
+
+    /// Bytes of weights and indices that a range of its steps reads; weights that steps share count once.
+    pub fn weight_bytes(&self, steps: Range<usize>) -> usize {
+        registry::weight_bytes(&self.steps[steps])
     }
 
     /// Makes the program, for these threads and for batches of `batch`.
@@ -124,7 +154,16 @@ impl ProgramBuilder {
     }
 
     /// `y = clip(x * weights + bias + residual)`, `x` seen through the window.
-    pub fn conv(&mut self, x: BufferId, y: BufferId, weights: Weights<'_>, conv: &Conv<'_>) -> Range<usize> {
+    ///
+    /// # Errors
+    /// If `x`, rearranged for the window, does not fit the kernels' offsets.
+    pub fn conv(
+        &mut self,
+        x: BufferId,
+        y: BufferId,
+        weights: Weights<'_>,
+        conv: &Conv<'_>,
+    ) -> Result<Range<usize>, TooLarge> {
         let (from, to) = (self.buffers[x], self.buffers[y]);
         let x_start = from.start;
         let Conv { window, groups, bias, residual, clip } = *conv;
@@ -146,11 +185,12 @@ impl ProgramBuilder {
         if let Weights::Winograd(dense) = weights {
             let estimate = conv.winograd(&from.plane, &to.plane, [from.channels, to.channels], self.isa);
             assert!(estimate.is_some(), "{conv:?} has no Winograd form");
-            let (steps, values) = winograd::steps([from, to], dense, bias, residual, clip, self.scratch, self.isa);
+            let (scratch, masks) = (Scratch { start: self.scratch, isa: self.isa }, &mut self.masks);
+            let (steps, values) = winograd::steps([from, to], dense, bias, residual, clip, scratch, masks);
             self.scratch_values = self.scratch_values.max(values);
             let start = self.steps.len();
             self.steps.extend(steps);
-            return start..self.steps.len();
+            return Ok(start..self.steps.len());
         }
         let all;
         let weights = match weights {
@@ -158,7 +198,7 @@ impl ProgramBuilder {
                 let [x_size, size] = [from, to].map(|place| [place.plane.height(), place.plane.width()]);
                 let has_gaps = (self.lanes, from.plane.gap(), to.plane.gap()) != (1, 0, 0);
                 if !has_gaps && window.is_aligned(x_size, size, self.isa) {
-                    return self.push(Step::DepthwiseAligned(DepthwiseAligned {
+                    return Ok(self.push(Step::DepthwiseAligned(DepthwiseAligned {
                         x: from.row(0, 0),
                         x_stride: from.plane.stride(),
                         y: to.row(0, 0),
@@ -170,10 +210,12 @@ impl ProgramBuilder {
                         weights: dense.as_chunks().0.to_vec(),
                         bias,
                         clip,
-                    }));
+                    })));
                 }
                 if window.is_masked(&from.plane, &to.plane) && (window.stride, window.pads) == ([1, 1], [1; 4]) {
-                    return self.push(Step::DepthwiseRows(DepthwiseRows {
+                    let edges = [-1, 1].map(|right| self.masks.edge(&to.plane, right));
+                    let mask = self.masks.mask(&to.plane);
+                    return Ok(self.push(Step::DepthwiseRows(DepthwiseRows {
                         x: from.row(0, 0) - from.plane.pitch() - 1,
                         x_stride: from.plane.stride(),
                         y: to.row(0, 0),
@@ -181,17 +223,17 @@ impl ProgramBuilder {
                         y_stride: to.plane.stride(),
                         pitch: from.plane.pitch(),
                         flat: whole,
-                        edges: [-1, 1].map(|right| to.plane.edge(right)),
-                        mask: to.plane.mask(),
+                        edges,
+                        mask,
                         weights: dense.as_chunks().0.to_vec(),
                         bias,
                         clip,
-                    }));
+                    })));
                 }
                 if self.fits_depthwise(&window, &from.plane, &to.plane) {
                     let [top, left, ..] = window.pads;
                     let head = from.plane.head() - (top * from.plane.pitch() + left) * self.lanes;
-                    return self.push(Step::DepthwiseConv(DepthwiseConv {
+                    return Ok(self.push(Step::DepthwiseConv(DepthwiseConv {
                         x_start: x_start + head,
                         x: from.plane,
                         y_start: to.row(0, 0),
@@ -201,7 +243,7 @@ impl ProgramBuilder {
                         weights: dense.as_chunks().0.to_vec(),
                         bias,
                         clip,
-                    }));
+                    })));
                 }
                 // A block of the dense kernel would hold one channel.
                 let tensor = Tensor::new([to.channels, columns], dense.to_vec());
@@ -230,9 +272,9 @@ impl ProgramBuilder {
         } else {
             let (y, scratch) = (&to.plane, Scratch { start: self.scratch, isa: self.isa });
             let (source, step) = match (by_rows, is_masked) {
-                (true, _) => Source::rows(&window, &from, y, of_rows * vectors, scratch),
-                (_, true) => Source::masked(&window, &from, y, scratch),
-                _ => Source::arranged(&window, &from, y, scratch),
+                (true, _) => Source::rows(&window, &from, y, of_rows * vectors, scratch)?,
+                (_, true) => Source::masked(&window, &from, y, scratch)?,
+                _ => Source::arranged(&window, &from, y, scratch)?,
             };
             if let Some(step) = step {
                 let (read, written) = (source.extent(from.channels, read), from.channels * source.channel);
@@ -241,13 +283,14 @@ impl ProgramBuilder {
             }
             source
         };
-        let bytes = source.extent(from.channels, read).checked_mul(size_of::<f32>());
-        assert!(bytes.is_some_and(|b| b <= u32::MAX as usize), "an input of {bytes:?} bytes");
+        if source.extent(from.channels, read) * size_of::<f32>() > u32::MAX as usize {
+            return Err(TooLarge);
+        }
         let layer = Layer { source, groups, rows: to.channels, channels: from.channels, bias };
         let (grid, lanes) = (Grid::of(&to.plane), self.isa.lanes());
         let (x, y) = (layer.source.base, to.row(0, 0));
         // A grid of more than one run leaves the gaps between rows as they are.
-        let (stride, mask) = (to.plane.stride(), to.plane.mask().filter(|_| self.lanes == 1));
+        let (stride, mask) = (to.plane.stride(), if self.lanes == 1 { self.masks.mask(&to.plane) } else { None });
         match weights {
             Weights::Sparse(matrix) if by_rows => {
                 let grid = Grid::rows(to.plane.height(), of_rows * vectors);
@@ -312,7 +355,7 @@ impl ProgramBuilder {
                 let edge = |tap| reaches.iter().position(|reach| *reach == right(tap));
                 let (chunks, order) = layer.chunks(&tiles[0], lanes, rows, edge);
                 let (weights, blocks) = layer.dense(dense, &order, &chunks, rows);
-                let edges = reaches.iter().map(|right| to.plane.edge(*right)).collect();
+                let edges = reaches.iter().map(|right| self.masks.edge(&to.plane, *right)).collect();
                 let offsets = order.iter().map(|column| layer.offset(0, *column)).collect();
                 let far = to.values() * size_of::<f32>() > 1 << 20;
                 let block_first = to.channels * layer.source.taps.len() > layer.source.channel;
@@ -335,10 +378,13 @@ impl ProgramBuilder {
                 }));
             }
         }
-        start..self.steps.len()
+        Ok(start..self.steps.len())
     }
 
     /// `y = clip(weights x + bias)` over features.
+    ///
+    /// # Errors
+    /// As [`ProgramBuilder::conv`].
     pub fn linear(
         &mut self,
         x: BufferId,
@@ -346,7 +392,7 @@ impl ProgramBuilder {
         weights: Weights<'_>,
         bias: Option<&[f32]>,
         clip: [f32; 2],
-    ) -> Range<usize> {
+    ) -> Result<Range<usize>, TooLarge> {
         if self.lanes > 1 {
             return self.conv(x, y, weights, &Conv { window: Window::POINT, groups: 1, bias, residual: None, clip });
         }
@@ -355,7 +401,7 @@ impl ProgramBuilder {
         let bias = bias.map_or_else(|| vec![0.0; to.channels], <[f32]>::to_vec);
         assert_eq!(bias.len(), to.channels, "biases");
         let (x, y, features) = (from.start, to.start, from.channels);
-        self.push(match weights {
+        Ok(self.push(match weights {
             Weights::Dense(dense) | Weights::Winograd(dense) => {
                 Step::DenseLinear(Linear { x, y, features, weights: dense.to_vec(), bias, clip })
             }
@@ -365,7 +411,7 @@ impl ProgramBuilder {
                 let entries = columns.zip(matrix.values().iter().copied()).collect();
                 Step::SparseLinear(Linear { x, y, features, weights: Rows { starts, entries }, bias, clip })
             }
-        })
+        }))
     }
 
     /// `y[first..first + channels of x] = clip(scale x + shift + residual)`; scale and shift come as one pair a
@@ -388,14 +434,14 @@ impl ProgramBuilder {
             assert!(r != y, "a residual must not be the output");
             self.like(r, x).row(0, 0)
         });
-        let plane = from.plane;
+        let (plane, mask) = (from.plane, self.masks.mask(&from.plane));
         self.push(Step::Pointwise(Pointwise {
             x: from.row(0, 0),
             y: to.row(first, 0),
             residual,
             stride: plane.stride(),
             flat: plane.values(),
-            mask: plane.mask(),
+            mask,
             channels: from.channels,
             affine,
             clip,

@@ -25,7 +25,7 @@ pub(crate) struct DenseConv {
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
     pub(crate) tiles: Vec<Tile>,
-    pub(crate) mask: Option<Vec<f32>>,
+    pub(crate) mask: Option<Arc<[f32]>>,
     /// For each chunk, for each block, for each tap, the weights of the block's `rows` channels.
     pub(crate) weights: Arc<[f32]>,
     pub(crate) rows: usize,
@@ -34,7 +34,7 @@ pub(crate) struct DenseConv {
     /// The taps of each chunk, in parts that read through one of the edges.
     pub(crate) chunks: Vec<Chunk>,
     /// Bits of the inputs to keep.
-    pub(crate) edges: Vec<Vec<f32>>,
+    pub(crate) edges: Vec<Arc<[f32]>>,
     pub(crate) blocks: Vec<Block>,
     /// Whether the tiles of a block, rather than the blocks of a tile, follow each other: the smaller of a chunk's
     /// inputs and weights is what should be read again and again.

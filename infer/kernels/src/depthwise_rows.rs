@@ -1,6 +1,8 @@
 //! Depthwise 3x3 convolution of one image whose rows follow each other without gaps: vectors span rows, and inputs that
 //! would be those of a neighbouring row are masked out.
 
+use std::sync::Arc;
+
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
@@ -18,8 +20,8 @@ pub(crate) struct DepthwiseRows {
     /// Values of a channel, rounded up to whole vectors.
     pub(crate) flat: usize,
     /// Bits to keep of the inputs left and right of each output, and of the outputs.
-    pub(crate) edges: [Vec<f32>; 2],
-    pub(crate) mask: Option<Vec<f32>>,
+    pub(crate) edges: [Arc<[f32]>; 2],
+    pub(crate) mask: Option<Arc<[f32]>>,
     pub(crate) weights: Vec<[f32; 9]>,
     pub(crate) bias: Vec<f32>,
     pub(crate) clip: [f32; 2],

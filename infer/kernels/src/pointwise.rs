@@ -1,5 +1,7 @@
 //! Element-wise steps: affine (a batch norm that does not fold), sum, clip, copy into a part of a concatenation.
 
+use std::sync::Arc;
+
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
@@ -12,7 +14,7 @@ pub(crate) struct Pointwise {
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
     pub(crate) flat: usize,
-    pub(crate) mask: Option<Vec<f32>>,
+    pub(crate) mask: Option<Arc<[f32]>>,
     pub(crate) channels: usize,
     /// Scale and shift of each channel.
     pub(crate) affine: Option<Vec<[f32; 2]>>,

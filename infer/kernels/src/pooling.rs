@@ -225,7 +225,7 @@ impl Pooling {
     }
 }
 
-/// Places of the window at output position `at` that lie inside `size`, along one axis. Pooling has no dilation.
+/// Places of the window at output position `at` that lie inside `size`, along one axis, of one without dilation.
 #[inline(always)]
 fn inside(window: &Window, axis: usize, at: usize, size: usize) -> Range<usize> {
     let start = at * window.stride[axis];

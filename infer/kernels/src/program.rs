@@ -1,6 +1,5 @@
 //! A program: steps over buffers, checked once when it is built, then run many times without allocating.
 
-use std::collections::BTreeSet;
 use std::iter::StepBy;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,7 @@ use crate::Isa;
 use crate::arena::Arena;
 use crate::builder::ProgramBuilder;
 use crate::plane::{Plane, odd_lines};
-use crate::registry::Step;
+use crate::registry::{self, Step};
 use crate::step::{Part, Site};
 use crate::team::{Team, Threads};
 
@@ -293,9 +292,7 @@ impl Program {
 
     /// Bytes of weights and indices that a range of steps reads; weights that steps share count once.
     pub fn weight_bytes(&self, steps: Range<usize>) -> usize {
-        let mut seen = BTreeSet::new();
-        let is_first = |step: &&Step| !matches!(step, Step::DenseConv(s) if !seen.insert(s.weights.as_ptr()));
-        self.steps[steps].iter().filter(is_first).map(Step::weight_bytes).sum()
+        registry::weight_bytes(&self.steps[steps])
     }
 
     /// Bytes of activations in a workspace, all threads together.

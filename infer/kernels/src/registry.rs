@@ -1,5 +1,7 @@
 //! All kernels: one table that names them, says what each computes, and runs them.
 
+use std::collections::BTreeSet;
+
 use crate::Isa;
 use crate::activation::Activate;
 use crate::arrange::Arrange;
@@ -91,7 +93,27 @@ kernels! {
     Softmax "softmax_f32" "y = exp(x - max x) / sum of exp(x - max x) over features"
 }
 
+/// Bytes of weights and indices that steps stream; weights that they share count once.
+pub(crate) fn weight_bytes(steps: &[Step]) -> usize {
+    let mut seen = BTreeSet::new();
+    let is_first = |step: &&Step| !matches!(step, Step::DenseConv(s) if !seen.insert(s.weights.as_ptr()));
+    steps.iter().filter(is_first).map(Step::weight_bytes).sum()
+}
+
 impl Step {
+    /// Bytes of its lists of tiles, or of what it rearranges.
+    pub(crate) fn list_bytes(&self) -> usize {
+        match self {
+            Self::SparseConv(s) => size_of_val(&s.tiles[..]),
+            Self::RowConv(s) => size_of_val(&s.tiles[..]),
+            Self::MapConv(s) => size_of_val(&s.tiles[..]),
+            Self::DenseConv(s) => size_of_val(&s.tiles[..]),
+            Self::Arrange(s) => size_of_val(&s.runs[..]),
+            Self::Select(s) => s.moves.bytes(),
+            _ => 0,
+        }
+    }
+
     /// Bytes of weights and indices that it streams.
     pub(crate) fn weight_bytes(&self) -> usize {
         match self {

@@ -1,5 +1,7 @@
 //! Rearranges the input of a convolution of one small image, vector by vector.
 
+use std::collections::HashMap;
+
 use crate::simd::{Kernel, Vector};
 use crate::step::Call;
 
@@ -41,27 +43,44 @@ struct Pick {
 
 impl Moves {
     /// For vectors of `lanes` values, where `sources` says where in a channel each value lies, if it is not a zero. The last
-    /// vector may reach past them.
-    pub(crate) fn new(sources: &[Option<usize>], lanes: usize) -> Self {
-        let mut moves = Self::default();
-        for (i, sources) in sources.chunks(lanes).enumerate() {
-            let Some((from, odd)) = halves(sources, lanes) else {
-                moves.picked.push((i, picks(sources, lanes)));
+    /// vector may reach past them. `None` where more than `most` vectors would have to be read to put others together lane
+    /// by lane.
+    pub(crate) fn new(mut sources: impl Iterator<Item = Option<usize>>, lanes: usize, most: usize) -> Option<Self> {
+        let (mut moves, mut count) = (Self::default(), 0);
+        // Those of `halved` that read each two vectors.
+        let mut readers: HashMap<[usize; 2], Vec<usize>> = HashMap::new();
+        let mut vector = Vec::with_capacity(lanes);
+        for i in 0.. {
+            vector.clear();
+            vector.extend(sources.by_ref().take(lanes));
+            if vector.is_empty() {
+                break;
+            }
+            let Some((from, odd)) = halves(&vector, lanes) else {
+                let picks = picks(&vector, lanes);
+                count += picks.len();
+                if count > most {
+                    return None;
+                }
+                moves.picked.push((i, picks));
                 continue;
             };
-            let free = moves.halved.iter().position(|halved| halved.from == from && halved.to[odd].is_none());
+            let readers = readers.entry(from).or_default();
+            let free = readers.iter().copied().find(|at| moves.halved[*at].to[odd].is_none());
             let at = free.unwrap_or_else(|| {
                 moves.halved.push(Halved { from, to: [None; 2] });
+                readers.push(moves.halved.len() - 1);
                 moves.halved.len() - 1
             });
             moves.halved[at].to[odd] = Some(i);
         }
-        moves
+        Some(moves)
     }
 
-    /// Vectors that are put together lane by lane.
-    pub(crate) fn picks(&self) -> usize {
-        self.picked.iter().map(|(_, picks)| picks.len()).sum()
+    /// Bytes of its lists.
+    pub(crate) fn bytes(&self) -> usize {
+        let picks = self.picked.iter().map(|(_, picks)| size_of_val(&picks[..])).sum::<usize>();
+        size_of_val(&self.halved[..]) + size_of_val(&self.picked[..]) + picks
     }
 }
 

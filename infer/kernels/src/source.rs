@@ -44,7 +44,16 @@ impl Source {
     /// step first puts, for every row and column phase of the stride, the positions it reads as such rows, one for every
     /// output row and those around that a tap reaches, and 0 behind the last output. All columns of the kernel that read
     /// one phase lie at one place: for [`crate::row_conv`].
-    pub(crate) fn rows(window: &Window, x: &Place, y: &Plane, pitch: usize, scratch: Scratch) -> (Self, Option<Step>) {
+    ///
+    /// # Errors
+    /// Rows that do not fit the kernels' offsets.
+    pub(crate) fn rows(
+        window: &Window,
+        x: &Place,
+        y: &Plane,
+        pitch: usize,
+        scratch: Scratch,
+    ) -> Result<(Self, Option<Step>), TooLarge> {
         let down = |k: usize| window.place(0, k).1;
         let above = (0..window.kernel[0]).map(down).min().unwrap_or(0).min(0).unsigned_abs();
         let below = (0..window.kernel[0]).map(down).max().unwrap_or(0).max(0).unsigned_abs();
@@ -53,27 +62,36 @@ impl Source {
             let taps =
                 (0..window.kernel[0] * window.kernel[1]).map(|k| k / window.kernel[1] * window.dilation[0] * pitch);
             let base = x.row(0, 0) - window.pads[0] * pitch;
-            return (Self { base, channel: plane.stride(), taps: taps.collect(), reach, pitch, panels: 1 }, None);
+            return Ok((Self { base, channel: plane.stride(), taps: taps.collect(), reach, pitch, panels: 1 }, None));
         }
         let phases = Phases::of(window);
-        let rows = y.height() + above + below;
+        let (panels, rows) = (phases.panels(), y.height() + above + below);
+        let channel = scratch.stride(x, [panels, rows, pitch])?;
         let taps = phases.taps(window, rows * pitch, |[down, _]| (down + above as isize) as usize * pitch);
-        let (panels, sources) = (phases.panels(), phases.sources(window, plane, [above, rows], pitch));
-        let (channel, step) = scratch.rearrange(x, &sources, window.stride[1]);
-        (Self { base: scratch.start, channel, taps, reach, pitch, panels }, Some(step))
+        let sources = phases.sources(window, plane, [above, rows], pitch);
+        let step = scratch.rearrange(x, channel, sources, window.stride[1]);
+        Ok((Self { base: scratch.start, channel, taps, reach, pitch, panels }, Some(step)))
     }
 
     /// As [`Source::rows`], with every column of the kernel at its own place, which for outputs at the edges is in a
     /// neighbouring row.
-    pub(crate) fn masked(window: &Window, x: &Place, y: &Plane, scratch: Scratch) -> (Self, Option<Step>) {
-        let (mut source, step) = Self::rows(window, x, y, y.width(), scratch);
+    ///
+    /// # Errors
+    /// As [`Source::rows`].
+    pub(crate) fn masked(
+        window: &Window,
+        x: &Place,
+        y: &Plane,
+        scratch: Scratch,
+    ) -> Result<(Self, Option<Step>), TooLarge> {
+        let (mut source, step) = Self::rows(window, x, y, y.width(), scratch)?;
         // So that no place is below 0.
         source.base -= MASKED as usize;
         for (k, tap) in source.taps.iter_mut().enumerate() {
             *tap = tap.wrapping_add_signed(MASKED + window.place(1, k % window.kernel[1]).1);
         }
         source.reach[1] = 2 * MASKED as usize;
-        (source, step)
+        Ok((source, step))
     }
 
     /// Reads `x` itself, whose planes have no padding: the place of a tap that reaches out of a map is that of a
@@ -105,7 +123,15 @@ impl Source {
     /// them: for every row and column phase of the stride a panel of rows as wide as the output's, so that within a
     /// panel all taps lie at constant distances. Where the output's rows have no gap that the shifts of a phase could
     /// reach into, every kernel column gets panels of its own, and where its map is but one vector, every tap.
-    pub(crate) fn arranged(window: &Window, x: &Place, y: &Plane, scratch: Scratch) -> (Self, Option<Step>) {
+    ///
+    /// # Errors
+    /// Panels that do not fit the kernels' offsets.
+    pub(crate) fn arranged(
+        window: &Window,
+        x: &Place,
+        y: &Plane,
+        scratch: Scratch,
+    ) -> Result<(Self, Option<Step>), TooLarge> {
         let ([kernel_rows, kernel_cols], pitch) = (window.kernel, y.pitch());
         let at = |row: usize, col: usize| {
             let (row, col) = (row.wrapping_sub(window.pads[0]), col.wrapping_sub(window.pads[1]));
@@ -114,16 +140,16 @@ impl Source {
         };
         if y.lanes() == 1 && y.values() <= scratch.isa.lanes() {
             let (panel, panels) = (y.values().next_multiple_of(ALIGN), kernel_rows * kernel_cols);
+            let channel = scratch.stride(x, [panels, panel, 1])?;
             let source = |i: usize| {
                 let (k, row, col) = (i / panel, i % panel / pitch, i % panel % pitch);
                 let row = row * window.stride[0] + k / kernel_cols * window.dilation[0];
                 let col = col * window.stride[1] + k % kernel_cols * window.dilation[1];
                 at(row, col).filter(|_| i % panel < y.values())
             };
-            let sources: Vec<_> = (0..panels * panel).map(source).collect();
-            let (channel, step) = scratch.rearrange(x, &sources, window.stride[1]);
+            let step = scratch.rearrange(x, channel, (0..panels * panel).map(source), window.stride[1]);
             let taps = (0..panels).map(|k| k * panel).collect();
-            return (Self { base: scratch.start, channel, taps, reach: [0, 0], pitch, panels }, Some(step));
+            return Ok((Self { base: scratch.start, channel, taps, reach: [0, 0], pitch, panels }, Some(step)));
         }
         let place = |axis: usize, k: usize| {
             let offset = k * window.dilation[axis];
@@ -137,13 +163,14 @@ impl Source {
         let column_starts = distinct(columns.iter().map(|(start, _)| *start));
         let rows = y.height() + place(0, kernel_rows - 1).1;
 
-        let mut sources = Vec::new();
-        for (start, phase) in column_starts.iter().flat_map(|start| row_phases.iter().map(move |phase| (start, phase)))
-        {
-            for (row, col) in (0..rows).flat_map(|row| (0..pitch).map(move |col| (row, col))) {
-                sources.push(at(row * window.stride[0] + phase, col * window.stride[1] + start));
-            }
-        }
+        let panels = row_phases.len() * column_starts.len();
+        let channel = scratch.stride(x, [panels, rows, pitch])?;
+        let phases = column_starts.iter().flat_map(|start| row_phases.iter().map(move |phase| (*start, *phase)));
+        let sources = phases.flat_map(|(start, phase)| {
+            let positions = (0..rows).flat_map(move |row| (0..pitch).map(move |col| (row, col)));
+            positions.map(move |(row, col)| at(row * window.stride[0] + phase, col * window.stride[1] + start))
+        });
+        let step = scratch.rearrange(x, channel, sources, window.stride[1]);
         let panel = rows * pitch;
         let tap = |k: usize| {
             let ((phase, down), (start, right)) = (place(0, k / kernel_cols), columns[k % kernel_cols]);
@@ -152,10 +179,8 @@ impl Source {
             ((column * row_phases.len() + row_phase) * panel + down * pitch + right) * y.lanes()
         };
         let taps = (0..kernel_rows * kernel_cols).map(tap).collect();
-        let panels = row_phases.len() * column_starts.len();
         let reach = [rows - y.height(), shifts * y.lanes()];
-        let (channel, step) = scratch.rearrange(x, &sources, window.stride[1]);
-        (Self { base: scratch.start, channel, taps, reach, pitch: pitch * y.lanes(), panels }, Some(step))
+        Ok((Self { base: scratch.start, channel, taps, reach, pitch: pitch * y.lanes(), panels }, Some(step)))
     }
 
     /// Values of one channel that a tile of `rows` runs of `values` values reads.
@@ -181,27 +206,42 @@ pub(crate) struct Scratch {
 /// Most vectors that are put together for a channel: what they consist of is read again for each.
 const PICKS: usize = 256;
 
+/// A convolution whose input, rearranged for its window, is beyond the kernels' 32-bit byte offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// Values that all channels may take; a little less than 32-bit byte offsets reach, as a step reads some past them.
+const MOST: usize = (1 << 30) - (1 << 10);
+
 impl Scratch {
-    /// The step that puts the positions of each channel of `x` in the order of `sources`, which say where in a channel
-    /// each lies, if it is not a zero; most of those that follow each other lie `step` positions apart. Also returns the
-    /// values from one channel to the next.
-    fn rearrange(self, x: &Place, sources: &[Option<usize>], step: usize) -> (usize, Step) {
-        let Place { start: x_start, plane, channels } = *x;
+    /// Values from one channel of `x` to the next where each takes as many positions as the product of `sizes`.
+    fn stride(self, x: &Place, sizes: [usize; 3]) -> Result<usize, TooLarge> {
         // With one image the last vector may reach past the last position.
-        let room = if plane.lanes() == 1 { ALIGN } else { 0 };
-        let stride = odd_lines(sources.len() * plane.lanes() + room);
-        let to = self.start;
-        if plane.lanes() == 1 {
-            let moves = Moves::new(sources, self.isa.lanes());
-            if moves.picks() <= PICKS {
-                return (
-                    stride,
-                    Step::Select(Select { x_start, x_stride: plane.stride(), channels, to, stride, moves }),
-                );
-            }
+        let lanes = x.plane.lanes();
+        let room = if lanes == 1 { ALIGN } else { 0 };
+        let values = sizes.iter().fold(lanes, |n, size| n.saturating_mul(*size));
+        let stride = if values <= MOST { odd_lines(values + room) } else { return Err(TooLarge) };
+        if x.channels.saturating_mul(stride) <= MOST { Ok(stride) } else { Err(TooLarge) }
+    }
+
+    /// The step that puts the positions of each channel of `x` in the order of `sources`, which say where in a channel
+    /// each lies, if it is not a zero; most of those that follow each other lie `step` positions apart. The next channel's
+    /// are `stride` values further.
+    fn rearrange(
+        self,
+        x: &Place,
+        stride: usize,
+        sources: impl Iterator<Item = Option<usize>> + Clone,
+        step: usize,
+    ) -> Step {
+        let (Place { start: x_start, plane, channels }, to) = (*x, self.start);
+        if plane.lanes() == 1
+            && let Some(moves) = Moves::new(sources.clone(), self.isa.lanes(), PICKS)
+        {
+            return Step::Select(Select { x_start, x_stride: plane.stride(), channels, to, stride, moves });
         }
         let runs = runs(sources, step * plane.lanes());
-        (stride, Step::Arrange(Arrange { x: plane, x_start, channels, to, stride, step, runs }))
+        Step::Arrange(Arrange { x: plane, x_start, channels, to, stride, step, runs })
     }
 }
 
@@ -236,17 +276,23 @@ impl Phases {
 
     /// For each position of the panels where in a channel of `x` it comes from, if not from the padding: panels of `rows`
     /// rows, the first of which is `above` the first output row, and `columns` columns.
-    fn sources(&self, window: &Window, x: &Plane, [above, rows]: [usize; 2], columns: usize) -> Vec<Option<usize>> {
-        let mut sources = Vec::with_capacity(self.panels() * rows * columns);
-        for (phase, start) in self.rows.iter().flat_map(|row| self.columns.iter().map(move |column| (row, column))) {
-            for (row, col) in (0..rows).flat_map(|row| (0..columns).map(move |col| (row, col))) {
+    fn sources<'a>(
+        &'a self,
+        window: &'a Window,
+        x: &'a Plane,
+        [above, rows]: [usize; 2],
+        columns: usize,
+    ) -> impl Iterator<Item = Option<usize>> + Clone + 'a {
+        let phases = self.rows.iter().flat_map(move |row| self.columns.iter().map(move |column| (*row, *column)));
+        phases.flat_map(move |(phase, start)| {
+            let positions = (0..rows).flat_map(move |row| (0..columns).map(move |col| (row, col)));
+            positions.map(move |(row, col)| {
                 let row = (row * window.stride[0] + phase).wrapping_sub(above * window.stride[0]);
                 let col = col * window.stride[1] + start;
                 let inside = row < x.height() && col < x.width();
-                sources.push(inside.then(|| x.head() + (row * x.pitch() + col) * x.lanes()));
-            }
-        }
-        sources
+                inside.then(|| x.head() + (row * x.pitch() + col) * x.lanes())
+            })
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! channels are cut into blocks so that what one tile reads stays in the first-level cache.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Isa;
 use crate::grid::Tile;
@@ -49,7 +50,7 @@ pub(crate) struct SparseConv {
     pub(crate) tiles: Vec<Tile>,
     pub(crate) pitch: usize,
     /// Bits of a row to keep.
-    pub(crate) mask: Option<Vec<f32>>,
+    pub(crate) mask: Option<Arc<[f32]>>,
     /// Taps by block of input channels, then by row.
     pub(crate) taps: Vec<Tap>,
     /// For each block, where each row's taps start, and where the last ends.

@@ -75,11 +75,6 @@ fn every_kernel_has_a_twin() {
     assert_eq!(names, TWINS);
 }
 
-#[test]
-fn tiers_that_this_cpu_lacks_are_named() {
-    eprintln!("tested on {:?}; SKIP: all other tiers", Isa::available());
-}
-
 thread_local! {
     /// Kernel and tier of every step that this thread's tests ran.
     static RAN: RefCell<BTreeSet<(&'static str, &'static str)>> = const { RefCell::new(BTreeSet::new()) };

@@ -12,11 +12,12 @@ use crate::Isa;
 use crate::builder::Conv;
 use crate::dense_conv::{self, DenseConv};
 use crate::grid::Grid;
+use crate::masks::Masks;
 use crate::packing::Layer;
 use crate::plane::{Place, Plane};
 use crate::registry::Step;
 use crate::simd::{Kernel, Vector};
-use crate::source::Source;
+use crate::source::{Scratch, Source};
 use crate::step::Call;
 use crate::window::Window;
 
@@ -83,15 +84,15 @@ fn plane(y: &Plane, groups: usize) -> Plane {
     if y.lanes() == 1 { Plane::rows(groups, y.width(), 1) } else { Plane::image(groups, y.width(), 1, y.lanes()) }
 }
 
-/// The steps of a convolution whose scratch starts at `start`, and the values that it takes.
+/// The steps of a convolution, and the values of scratch that it takes.
 pub(crate) fn steps(
     [x, y]: [Place; 2],
     weights: &[f32],
     bias: Vec<f32>,
     residual: Option<usize>,
     clip: [f32; 2],
-    start: usize,
-    isa: Isa,
+    Scratch { start, isa }: Scratch,
+    masks: &mut Masks,
 ) -> (Vec<Step>, usize) {
     let groups = y.plane.height().div_ceil(GROUP);
     let weights: [Vec<f32>; PRODUCTS] = OF_WEIGHTS.map(|of_weights| {
@@ -112,7 +113,7 @@ pub(crate) fn steps(
         size = size.max(PRODUCTS * (to.values() + from.values()));
         let of_band = products.entry(band.len()).or_insert_with(|| {
             let place = |product| [&to, &from].map(|place| place.further(product));
-            let of_product = |(product, weights): (usize, &Vec<f32>)| of_product(place(product), weights, isa);
+            let of_product = |(product, weights): (usize, &Vec<f32>)| of_product(place(product), weights, isa, masks);
             weights.iter().enumerate().map(of_product).collect()
         });
         steps.push(Step::WinogradInput(WinogradInput { x, first: band.start, to }));
@@ -131,7 +132,7 @@ fn bands(x: &Place, y: &Place, groups: usize) -> usize {
 }
 
 /// The convolution along the rows of `x`.
-fn of_product([x, y]: [Place; 2], weights: &[f32], isa: Isa) -> DenseConv {
+fn of_product([x, y]: [Place; 2], weights: &[f32], isa: Isa, masks: &mut Masks) -> DenseConv {
     let bias = vec![0.0; y.channels];
     let layer = Layer { source: Source::sideways(&x), groups: 1, rows: y.channels, channels: x.channels, bias };
     let [rows, most] = dense_conv::most(isa);
@@ -151,7 +152,7 @@ fn of_product([x, y]: [Place; 2], weights: &[f32], isa: Isa) -> DenseConv {
         rows,
         offsets: order.iter().map(|column| layer.offset(0, *column)).collect(),
         chunks,
-        edges: reaches.iter().map(|right| y.plane.edge(*right)).collect(),
+        edges: reaches.iter().map(|right| masks.edge(&y.plane, *right)).collect(),
         blocks,
         block_first: y.channels * 3 > layer.source.channel,
         far: false,

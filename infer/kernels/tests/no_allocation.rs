@@ -72,14 +72,14 @@ fn every_kernel(isa: Isa, lanes: usize, count: usize) -> (Program, usize) {
     let conv = Conv { window: same, groups: 1, bias: None, residual: None, clip: NO_CLIP };
 
     b.import(0);
-    b.conv(0, 1, sparse, &conv);
-    b.conv(1, 0, dense, &conv);
-    b.conv(0, 1, Weights::Winograd(weight.data()), &conv);
-    b.conv(11, 12, sparse, &conv);
-    b.conv(11, 12, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
-    b.conv(13, 14, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
-    b.conv(0, 1, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv });
-    b.conv(1, 2, sparse, &Conv { window: Window { stride: [2, 2], ..same }, ..conv });
+    b.conv(0, 1, sparse, &conv).unwrap();
+    b.conv(1, 0, dense, &conv).unwrap();
+    b.conv(0, 1, Weights::Winograd(weight.data()), &conv).unwrap();
+    b.conv(11, 12, sparse, &conv).unwrap();
+    b.conv(11, 12, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv }).unwrap();
+    b.conv(13, 14, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv }).unwrap();
+    b.conv(0, 1, Weights::Dense(&[0.1; 36]), &Conv { groups: 4, ..conv }).unwrap();
+    b.conv(1, 2, sparse, &Conv { window: Window { stride: [2, 2], ..same }, ..conv }).unwrap();
     b.border(2, 3, [1, 1], 0.5);
     b.pool(3, 4, Pooling::Max, same);
     b.pool(4, 5, Pooling::Average, Window { kernel: [2, 2], dilation: [2, 2], ..Window::POINT });
@@ -88,9 +88,9 @@ fn every_kernel(isa: Isa, lanes: usize, count: usize) -> (Program, usize) {
     b.combine(5, 6, 2, Combination::Product);
     b.global_average(2, 7);
     let last = CsrMatrix::from_dense(&Tensor::full([10, 4], 0.1)).unwrap();
-    b.linear(7, 9, Weights::Sparse(&last), None, NO_CLIP);
+    b.linear(7, 9, Weights::Sparse(&last), None, NO_CLIP).unwrap();
     b.flatten(2, 8);
-    b.linear(8, 10, Weights::Dense(&vec![0.01; 3240]), None, NO_CLIP);
+    b.linear(8, 10, Weights::Dense(&vec![0.01; 3240]), None, NO_CLIP).unwrap();
     b.softmax(10, 9);
     let steps = b.export(9).end;
     (b.build(Threads { count: 2, spin: true, pin: false }, count), steps)

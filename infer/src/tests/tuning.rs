@@ -115,6 +115,10 @@ fn broken_files_are_refused() {
     }
     let newer = with(&good.replacen("\"version\": 1", "\"version\": 2", 1)).unwrap_err().to_string();
     assert!(newer.contains("has version 2, expected 1"), "{newer}");
+    for path in ["/dev/zero".as_ref(), folder.path()] {
+        let error = Tuning::load(path).unwrap_err().to_string();
+        assert!(error.contains("is no regular file of at most"), "{error}");
+    }
     assert!(matches!(Tuning::load(folder.path().join("none.json")), Err(Error::File(_))));
 
     let place = good.lines().find(|line| line.contains("vectors_from")).unwrap();

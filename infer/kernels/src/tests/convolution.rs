@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use sr2_formats::{CsrMatrix, Tensor};
 
 use super::{Expected, Twin, edges, values};
-use crate::{Conv, NO_CLIP, ProgramBuilder, Weights, Window};
+use crate::{Buffer, Conv, Isa, NO_CLIP, Plane, ProgramBuilder, TooLarge, Weights, Window};
 
 /// One convolution.
 #[derive(Debug, Clone, Copy)]
@@ -221,11 +221,11 @@ fn test(case: &Case, packing: Packing) {
             _ => Weights::Dense(weight.data()),
         };
         if residual {
-            b.conv(0, 1, packed, &conv);
+            b.conv(0, 1, packed, &conv).unwrap();
             conv.residual = Some(1);
         }
         conv.clip = clip;
-        b.conv(0, 2, packed, &conv);
+        b.conv(0, 2, packed, &conv).unwrap();
     };
     let output = [outputs, rows, cols];
     let twin = Twin {
@@ -382,7 +382,7 @@ pub(super) fn arrange_f32() {
         let ones = (0..taps * taps).map(|i| if i % (taps + 1) == 0 { 1.0 } else { 0.0 }).collect();
         let matrix = CsrMatrix::from_dense(&Tensor::new([taps, taps], ones)).unwrap();
         let conv = Conv { window, groups: 1, bias: None, residual: None, clip: NO_CLIP };
-        let steps = |b: &mut ProgramBuilder| _ = b.conv(0, 1, Weights::Sparse(&matrix), &conv);
+        let steps = |b: &mut ProgramBuilder| _ = b.conv(0, 1, Weights::Sparse(&matrix), &conv).unwrap();
         let expected = |image: &[f32]| {
             let at = |i: usize| {
                 let (tap, row, col) = (i / (rows * cols), i / cols % rows, i % cols);
@@ -402,4 +402,16 @@ pub(super) fn arrange_f32() {
 /// One image, small enough.
 pub(super) fn select_f32() {
     arrange_f32();
+}
+
+/// The buffers are within the offsets, but each channel of one position takes three cache lines when it is rearranged.
+#[test]
+fn an_input_too_large_to_be_rearranged_is_refused() {
+    const CHANNELS: usize = 1 << 25;
+    let buffer = |channels| Buffer { plane: Plane::image(1, 1, 0, 1), channels };
+    let mut builder = ProgramBuilder::new(Isa::best(), &[buffer(CHANNELS), buffer(1)]);
+    let matrix = CsrMatrix::try_new(1, CHANNELS, vec![0, 0], Vec::new(), Vec::new()).unwrap();
+    let window = Window { stride: [2, 2], ..Window::POINT };
+    let conv = Conv { window, groups: 1, bias: None, residual: None, clip: NO_CLIP };
+    assert_eq!(builder.conv(0, 1, Weights::Sparse(&matrix), &conv), Err(TooLarge));
 }

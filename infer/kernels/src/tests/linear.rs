@@ -28,7 +28,7 @@ fn linear(packing: Packing) {
                 Packing::Sparse => Weights::Sparse(&matrix),
                 _ => Weights::Dense(weight.data()),
             };
-            let steps = |b: &mut ProgramBuilder| _ = b.linear(0, 1, packed, Some(&bias), clip);
+            let steps = |b: &mut ProgramBuilder| _ = b.linear(0, 1, packed, Some(&bias), clip).unwrap();
             let expected = |x: &[f32]| -> Vec<Expected> {
                 let row = |(row, bias): (&[f32], &f32)| {
                     let mut sum = Sum::of(*bias);
