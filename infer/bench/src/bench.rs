@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sr2_infer::Isa;
+use sr2_infer::{Isa, MAX_BATCH, MAX_THREADS};
 
 use crate::engine_kind::EngineSpec;
 use crate::model_files::ModelFiles;
@@ -68,13 +68,12 @@ type Opened = (EngineSpec, Box<dyn Runner>);
 
 /// Opens the engines, checks that their answers agree, then times them in interleaved rounds.
 ///
-/// An engine that is not installed is left out and named in the report; anything else that goes wrong is an error.
+/// An engine that is not installed or cannot run the file in such batches is left out and named in the report; anything
+/// else that goes wrong is an error.
 pub fn bench(options: &BenchOptions) -> Result<Report, BenchError> {
     check_options(options)?;
     let files = ModelFiles::find(&options.model)?;
-    let (specs, unavailable) = specs(options, &files)?;
-    let opened = specs.iter().map(|spec| spec.open()).collect::<Result<Vec<_>, _>>()?;
-    let mut opened: Vec<Opened> = specs.into_iter().zip(opened).collect();
+    let (mut opened, unavailable) = open(options, &files)?;
     let engines = opened.len();
     for file in &options.against {
         let spec = rival(file, options)?;
@@ -150,27 +149,25 @@ pub(crate) fn check_options(options: &BenchOptions) -> Result<(), BenchError> {
     }
 }
 
-const MAX_BATCH: usize = 4096;
-const MAX_THREADS: usize = 1024;
 const MAX_SECONDS: f64 = 3600.0;
 
-/// The engines that can be opened, and those that are not there; an error if none is left.
-fn specs(options: &BenchOptions, files: &ModelFiles) -> Result<(Vec<EngineSpec>, Vec<Unavailable>), BenchError> {
-    let (mut specs, mut absent) = (Vec::new(), Vec::new());
+/// The engines that can run, opened, and those that are not there; an error if none is left.
+fn open(options: &BenchOptions, files: &ModelFiles) -> Result<(Vec<Opened>, Vec<Unavailable>), BenchError> {
+    let (mut opened, mut absent) = (Vec::new(), Vec::new());
     for &kind in &options.engines {
-        match spec(kind, options, files) {
-            Ok(spec) => specs.push(spec),
+        match spec(kind, options, files).and_then(|spec| Ok((spec.open()?, spec))) {
+            Ok((runner, spec)) => opened.push((spec, runner)),
             Err(error) if error.is_absence() => absent.push((kind, error)),
             Err(error) => return Err(error),
         }
     }
-    if specs.is_empty()
+    if opened.is_empty()
         && let Some((_, error)) = absent.pop()
     {
         return Err(error);
     }
     let unavailable = absent.into_iter().map(|(engine, error)| Unavailable { engine, reason: error.to_string() });
-    Ok((specs, unavailable.collect()))
+    Ok((opened, unavailable.collect()))
 }
 
 pub(crate) fn spec(kind: EngineKind, options: &BenchOptions, files: &ModelFiles) -> Result<EngineSpec, BenchError> {

@@ -121,9 +121,9 @@ pub fn break_even(options: &BenchOptions) -> Result<BreakEven, BenchError> {
         plan(EngineKind::Sparse, WeightPolicy::Auto, &network)?;
     }
     let (mut onnx_runtime, mut unavailable) = (None, None);
-    match bench::spec(EngineKind::Ort, options, &files) {
-        Ok(spec) => {
-            runners.push(spec.open()?);
+    match bench::spec(EngineKind::Ort, options, &files).and_then(|spec| Ok((spec.open()?, spec))) {
+        Ok((runner, spec)) => {
+            runners.push(runner);
             onnx_runtime = spec.library;
         }
         Err(error) if error.is_absence() => {
@@ -193,6 +193,7 @@ impl fmt::Display for BreakEven {
         let Self { network, batch, threads, isa, dense_ms, .. } = self;
         let cpu = self.machine.cpu.as_deref().unwrap_or(&self.machine.system);
         let plural = if *threads == 1 { "" } else { "s" };
+        let network = network.escape_debug();
         writeln!(f, "{network}: batch {batch}, {threads} thread{plural}, {isa}, {cpu}")?;
         let mut table = Table::new();
         let titles = ["zeros", "sparse p50 ms", "vs dense", "plan p50 ms", "vs dense", "vs ort"];

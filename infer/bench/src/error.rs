@@ -24,6 +24,14 @@ pub enum BenchError {
         /// The model asked for.
         path: std::path::PathBuf,
     },
+    /// ONNX Runtime does not take the file, or not in such batches.
+    #[error("ort: {}: {problem}", path.display())]
+    Unfit {
+        /// The ONNX file.
+        path: std::path::PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// An engine failed on a model.
     #[error("{engine}: {problem}")]
     Engine {
@@ -77,8 +85,8 @@ impl From<sr2_infer::Error> for BenchError {
 }
 
 impl BenchError {
-    /// Whether an engine is just not installed, so that the others can be measured without it.
+    /// Whether an engine is just not installed, or cannot run this file, so that the others can be measured without it.
     pub(crate) fn is_absence(&self) -> bool {
-        matches!(self, Self::NoOnnxFile { .. } | Self::OnnxRuntime(OnnxRuntimeError::NotFound))
+        matches!(self, Self::NoOnnxFile { .. } | Self::Unfit { .. } | Self::OnnxRuntime(OnnxRuntimeError::NotFound))
     }
 }

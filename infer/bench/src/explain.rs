@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use sr2_infer::{Engine, Isa, KERNELS, LayerPlan, Model, Options, Tuning, peak_flops};
 
-use crate::bench::BenchOptions;
+use crate::bench::{BenchOptions, check_options};
 use crate::model_files::ModelFiles;
 use crate::{BenchError, Machine, SCHEMA};
 
@@ -68,6 +68,7 @@ pub struct LayerTime {
 /// # Errors
 /// As [`crate::bench`] of the sparse engine alone.
 pub fn explain(options: &BenchOptions) -> Result<Explanation, BenchError> {
+    check_options(options)?;
     let files = ModelFiles::find(&options.model)?;
     let BenchOptions { threads, spin, pin, batch, isa, .. } = *options;
     let engine_options = Options { threads, spin, pin, batch, isa: Some(isa), ..Default::default() };
@@ -98,8 +99,9 @@ pub fn explain(options: &BenchOptions) -> Result<Explanation, BenchError> {
 /// Measures a plan for the network of `options` in about `time`; see [`Tuning::measure`].
 ///
 /// # Errors
-/// As [`Tuning::measure`], and if the model cannot be read.
+/// As [`Tuning::measure`], and if the options make no sense or the model cannot be read.
 pub fn tune(options: &BenchOptions, time: Duration) -> Result<Tuning, BenchError> {
+    check_options(options)?;
     let BenchOptions { threads, spin, pin, batch, isa, .. } = *options;
     let engine_options = Options { threads, spin, pin, batch, isa: Some(isa), ..Default::default() };
     let files = ModelFiles::find(&options.model)?;
@@ -145,6 +147,7 @@ impl LayerTime {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { network, isa, images, threads, peak_gflops, total_us, .. } = self;
+        let network = network.escape_debug();
         writeln!(f, "{network}: {images} image(s) a pass, {threads} thread(s), {isa}, peak {peak_gflops:.1} GFLOP/s")?;
         let mut table = Table::new();
         let titles =
@@ -153,7 +156,7 @@ impl fmt::Display for Explanation {
         for row in &self.layers {
             let known = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
             table.add_row([
-                row.layer.clone(),
+                row.layer.escape_debug().to_string(),
                 row.op.clone(),
                 row.output.iter().map(usize::to_string).collect::<Vec<_>>().join("x"),
                 row.images.to_string(),

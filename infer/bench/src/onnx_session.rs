@@ -21,21 +21,21 @@ static ENVIRONMENT: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 #[derive(Debug)]
 pub struct OnnxSession {
     session: Session,
-    batch: usize,
-    input_shape: [usize; 3],
+    /// Shape of a batch: `[N, C, H, W]` or `[N, C]`.
+    shape: Vec<usize>,
     outputs: usize,
     weight_bytes: u64,
 }
 
 impl OnnxSession {
-    /// Loads `model`, a network with one input `[batch, C, H, W]` and one output `[batch, outputs]` of f32, to run on
+    /// Loads `model`, a network with one input `[batch, C, H, W]` or `[batch, C]` and one output `[batch, outputs]` of f32, to run on
     /// `threads` threads.
     pub fn open(runtime: &OnnxRuntime, model: &Path, batch: usize, threads: usize) -> Result<Self, BenchError> {
         let environment = environment(runtime)?;
         let size = std::fs::metadata(model).map_err(|e| sr2_formats::Error::io(model, "read", e))?.len();
         let session = session(&environment, model, threads).map_err(|problem| on_model(model, problem))?;
-        let (input_shape, outputs) = interface(&session, batch).map_err(|problem| on_model(model, problem))?;
-        Ok(Self { session, batch, input_shape, outputs, weight_bytes: size })
+        let (shape, outputs) = interface(&session, batch).map_err(|problem| on_model(model, problem))?;
+        Ok(Self { session, shape, outputs, weight_bytes: size })
     }
 }
 
@@ -45,7 +45,11 @@ impl Runner for OnnxSession {
     }
 
     fn input_shape(&self) -> [usize; 3] {
-        self.input_shape
+        match self.shape[..] {
+            [_, c, h, w] => [c, h, w],
+            // Features are an image of one place.
+            _ => [self.shape[1], 1, 1],
+        }
     }
 
     fn outputs(&self) -> usize {
@@ -58,14 +62,13 @@ impl Runner for OnnxSession {
     }
 
     fn run(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), BenchError> {
-        let [c, h, w] = self.input_shape;
-        assert_eq!(images.len(), self.batch * c * h * w, "images of a batch of {}", self.batch);
+        assert_eq!(images.len(), self.shape.iter().product::<usize>(), "images of a batch {:?}", self.shape);
         let failed = |e: ort::Error| engine(e.to_string());
-        let input = TensorRef::from_array_view(([self.batch, c, h, w], images)).map_err(failed)?;
+        let input = TensorRef::from_array_view((&self.shape[..], images)).map_err(failed)?;
         let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
         let (shape, values) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
         if values.len() != logits.len() {
-            return Err(engine(format!("output has shape {shape}, expected [{}, {}]", self.batch, self.outputs)));
+            return Err(engine(format!("output has shape {shape}, expected [{}, {}]", self.shape[0], self.outputs)));
         }
         logits.copy_from_slice(values);
         Ok(())
@@ -106,8 +109,8 @@ fn session(environment: &Environment, model: &Path, threads: usize) -> Result<Se
     builder.commit_from_file(model).map_err(|e| e.to_string())
 }
 
-/// Shape of one image and number of outputs; a dimension of -1 is free.
-fn interface(session: &Session, batch: usize) -> Result<([usize; 3], usize), String> {
+/// Shape of a batch and number of outputs; a dimension of -1 is free.
+fn interface(session: &Session, batch: usize) -> Result<(Vec<usize>, usize), String> {
     let ([input], [output]) = (session.inputs(), session.outputs()) else {
         let (inputs, outputs) = (session.inputs().len(), session.outputs().len());
         return Err(format!("has {inputs} inputs and {outputs} outputs, expected one of each"));
@@ -115,16 +118,18 @@ fn interface(session: &Session, batch: usize) -> Result<([usize; 3], usize), Str
     let dims = |outlet: &ort::value::Outlet| -> Option<Vec<i64>> { Some(outlet.dtype().tensor_shape()?.to_vec()) };
     let (input, output) = (dims(input).unwrap_or_default(), dims(output).unwrap_or_default());
     let size = |d: i64| usize::try_from(d).ok().filter(|d| *d > 0);
-    let shapes = match (input.as_slice(), output.as_slice()) {
-        (&[n, c, h, w], &[_, k]) => size(c).zip(size(h)).zip(size(w)).zip(size(k)).map(|shape| (n, shape)),
-        _ => None,
+    let (image, outputs) = match (&input[..], &output[..]) {
+        ([_, image @ ..], &[_, k]) if [1, 3].contains(&image.len()) => {
+            (image.iter().map(|d| size(*d)).collect(), size(k))
+        }
+        _ => (None::<Vec<usize>>, None),
     };
-    let Some((free_or_fixed, (((c, h), w), k))) = shapes else {
-        return Err(format!("maps {input:?} to {output:?}, expected [N, C, H, W] to [N, outputs]"));
+    let (Some(image), Some(outputs)) = (image, outputs) else {
+        return Err(format!("maps {input:?} to {output:?}, expected [N, C, H, W] or [N, C] to [N, outputs]"));
     };
-    match size(free_or_fixed) {
+    match size(input[0]) {
         Some(fixed) if fixed != batch => Err(format!("runs batches of {fixed} only, asked for {batch}")),
-        _ => Ok(([c, h, w], k)),
+        _ => Ok((std::iter::once(batch).chain(image).collect(), outputs)),
     }
 }
 
@@ -133,7 +138,7 @@ fn engine(problem: String) -> BenchError {
 }
 
 fn on_model(model: &Path, problem: String) -> BenchError {
-    engine(format!("{}: {problem}", model.display()))
+    BenchError::Unfit { path: model.into(), problem: one_line(&problem) }
 }
 
 fn one_line(message: &str) -> String {

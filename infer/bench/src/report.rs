@@ -101,7 +101,9 @@ impl fmt::Display for Report {
         let (batch, threads) = (self.batch, self.threads);
         let cpu = self.machine.cpu.as_deref().unwrap_or(&self.machine.system);
         match &self.network {
-            Some(n) => write!(f, "{}: {} weights, {:.2} % zero; ", n.name, n.weights, 100.0 * n.sparsity)?,
+            Some(n) => {
+                write!(f, "{}: {} weights, {:.2} % zero; ", n.name.escape_debug(), n.weights, 100.0 * n.sparsity)?
+            }
             None => write!(f, "{}: ", self.model.display())?,
         }
         let plural = if threads == 1 { "" } else { "s" };

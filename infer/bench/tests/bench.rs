@@ -1,10 +1,13 @@
 //! The whole measurement on a tiny network (`data/generate.py`), and what it says when it cannot be made.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sr2_bench::{
-    BenchError, BenchOptions, EngineKind, LabelledImages, OnnxRuntime, OnnxRuntimeError, Places, bench, explain,
+    BenchError, BenchOptions, EngineKind, LabelledImages, OnnxRuntime, OnnxRuntimeError, Places, bench, explain, tune,
 };
+use sr2_formats::onnx::proto::tensor_shape_proto::dimension::Value as Size;
+use sr2_formats::onnx::proto::type_proto::Value;
 use sr2_infer::Isa;
 
 fn tiny() -> PathBuf {
@@ -120,6 +123,50 @@ fn without_onnx_runtime_the_other_engines_run() {
     assert!(broken.to_string().starts_with("/no/such/library: "), "{broken}");
 }
 
+/// The tiny network, of a batch that the file fixes.
+fn of_fixed_batch(folder: &Path, batch: i64) -> PathBuf {
+    let mut model = sr2_formats::onnx::read(tiny()).unwrap();
+    let input = &mut model.graph.as_mut().unwrap().input[0];
+    let Some(Value::TensorType(tensor)) = input.r#type.as_mut().unwrap().value.as_mut() else { panic!("no tensor") };
+    tensor.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(batch));
+    let path = folder.join("fixed.onnx");
+    sr2_formats::onnx::write(&path, &model).unwrap();
+    path
+}
+
+#[test]
+fn a_file_that_onnx_runtime_does_not_take_so_is_measured_without_it() {
+    let Some(places) = with_library() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = of_fixed_batch(folder.path(), 3);
+    let options = BenchOptions { model, places, ..options(&[EngineKind::Sparse, EngineKind::Ort]) };
+    let report = bench(&options).unwrap();
+    assert_eq!(report.results.iter().map(|row| row.engine).collect::<Vec<_>>(), [EngineKind::Sparse]);
+    assert!(report.unavailable[0].reason.contains("runs batches of 3 only, asked for 2"), "{:?}", report.unavailable);
+    let alone = bench(&BenchOptions { engines: vec![EngineKind::Ort], ..options }).unwrap_err();
+    assert!(matches!(alone, BenchError::Unfit { .. }), "{alone}");
+}
+
+#[test]
+fn features_are_measured_as_images_of_one_place() {
+    let Some(places) = with_library() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = sr2_formats::onnx::read(tiny()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    graph.node.drain(..4);
+    graph.node[0].input[0] = graph.input[0].name().into();
+    let Some(Value::TensorType(tensor)) = graph.input[0].r#type.as_mut().unwrap().value.as_mut() else {
+        panic!("no tensor")
+    };
+    let dims = &mut tensor.shape.as_mut().unwrap().dim;
+    dims.truncate(2);
+    dims[1].value = Some(Size::DimValue(6));
+    let path = folder.path().join("features.onnx");
+    sr2_formats::onnx::write(&path, &model).unwrap();
+    let report = bench(&BenchOptions { model: path, places, ..options(&EngineKind::ALL) }).unwrap();
+    assert_eq!(report.results.len(), 3, "{report}");
+}
+
 #[test]
 fn options_that_make_no_sense_are_named() {
     let message = |options: BenchOptions| bench(&options).unwrap_err().to_string();
@@ -129,7 +176,10 @@ fn options_that_make_no_sense_are_named() {
     assert_eq!(message(options(&[])), "no engine to measure");
     assert!(message(BenchOptions { batch: 0, ..sparse() }).starts_with("batch is 0, expected 1 to "));
     assert!(message(BenchOptions { threads: 0, ..sparse() }).starts_with("threads is 0, expected 1 to "));
-    assert!(message(BenchOptions { seconds: f64::NAN, ..sparse() }).starts_with("seconds is NaN, expected 0 to "));
+    let no_time = || BenchOptions { seconds: f64::NAN, ..sparse() };
+    assert!(message(no_time()).starts_with("seconds is NaN, expected 0 to "));
+    assert!(explain(&no_time()).unwrap_err().to_string().starts_with("seconds is NaN"));
+    assert!(tune(&no_time(), Duration::ZERO).unwrap_err().to_string().starts_with("seconds is NaN"));
     let mut data = labelled();
     data.labels[1] = 4;
     assert_eq!(

@@ -12,8 +12,9 @@ use sr2_infer::{Engine, Error, Model, Options, Scratch};
 #[derive(Debug)]
 pub struct sr2_engine(Engine, Scratch);
 
-/// Loads a `.onnx` or `.csr.safetensors` file, or an export folder, to run on `threads` threads, the caller's
-/// included, with batches of about `batch` images. Returns NULL on failure, and then writes why into `error`.
+/// Loads a `.onnx`, `.srz` or `.csr.safetensors` file, a checkpoint, or an export folder, to run on `threads` threads, the
+/// caller's included, at most 1024, with batches of about `batch` images, at most 4096. Returns NULL on failure, and then
+/// writes why into `error`.
 ///
 /// # Safety
 /// `path` must be a C string in UTF-8; `error` must be NULL, or point to `error_len` writable bytes.
