@@ -1,11 +1,11 @@
 //! `sr2-prune demo`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use sr2_bench::{BenchOptions, EngineKind, LabelledImages, OnnxRuntime, Places};
 use sr2_export::ExportOptions;
+use sr2_formats::{Error, write_atomic};
 use sr2_infer::Isa;
 use sr2_train::Config;
 use sr2_train::data::{Cifar, DatasetKind};
@@ -35,14 +35,10 @@ const TEST: &[u8] = include_bytes!("../examples/data/test.parquet");
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let sample = tempfile::tempdir().context("no temporary folder for the sample")?;
-    for (name, bytes) in [("train.parquet", TRAIN), ("test.parquet", TEST)] {
-        let path = sample.path().join(name);
-        std::fs::write(&path, bytes).map_err(|e| sr2_formats::Error::io(&path, "write", e))?;
-    }
+    let sample = sample(&arguments.runs)?;
     let config = Config {
         network: "resnet8".into(),
-        data: Some(sample.path().into()),
+        data: Some(sample.clone()),
         epochs: 40,
         lambda: Some(4e-3),
         runs: arguments.runs.clone(),
@@ -57,7 +53,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     say(&export);
 
     say("3/3 bench: batch 1, one thread");
-    let (images, labels) = model::normalised(&Cifar::open(sample.path(), DatasetKind::Cifar10)?.load_test()?);
+    let (images, labels) = model::normalised(&Cifar::open(&sample, DatasetKind::Cifar10)?.load_test()?);
     let options = BenchOptions {
         model: export.folder,
         engines: EngineKind::ALL.into(),
@@ -78,6 +74,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         say(format!("{}: {}", absent.engine, absent.reason));
     }
     arguments.format.print(&report)
+}
+
+/// Writes the sample beside the runs, where a run that was stopped finds it again.
+fn sample(runs: &Path) -> Result<PathBuf, Error> {
+    let folder = runs.join("demo-images");
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
+    for (name, bytes) in [("train.parquet", TRAIN), ("test.parquet", TEST)] {
+        write_atomic(folder.join(name), |w| w.write_all(bytes))?;
+    }
+    Ok(folder)
 }
 
 /// Where ONNX Runtime is, after fetching it if it is nowhere; without it the other engines still run.

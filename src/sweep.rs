@@ -12,6 +12,7 @@ use sr2_train::report::write_report;
 use sr2_train::sweep::{Failed, Options, Plan, Row, RunState, Shard, SweepError, SweepOutcome, Table, execute};
 
 use crate::Format;
+use crate::output::say;
 use crate::signals::Signals;
 
 /// Train a grid of runs, such as methods by sparsities by seeds; ends with mean and standard deviation over the seeds
@@ -61,19 +62,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return arguments.format.print(&Listing::new(&plan, &options)?);
     }
     let signals = Signals::watch()?;
-    let outcome = execute(&plan, &options, &|line| eprintln!("{line}"), signals.stop())?;
+    let outcome = execute(&plan, &options, &|line| say(line), signals.stop())?;
     if outcome.interrupted {
         let config = arguments.config.display();
         return Err(signals.stopped(format!("sr2-prune sweep {config} with the same flags")).into());
     }
-    eprintln!("results in {}", outcome.results.display());
+    say(format!("results in {}", outcome.results.display()));
     if !outcome.rows.is_empty() {
-        write_report(&options.out)?.iter().for_each(|path| eprintln!("report in {}", path.display()));
+        write_report(&options.out)?.iter().for_each(|path| say(format!("report in {}", path.display())));
     }
     let SweepOutcome { rows, failed, elsewhere, .. } = outcome;
     arguments.format.print(&Report { table: Table::new(&rows), rows })?;
     for run in &elsewhere {
-        eprintln!("left to another process: {run}");
+        say(format!("left to another process: {run}"));
     }
     if let Some(Failed { run, problem }) = failed.first() {
         bail!("{} of {} runs without a result; the first is {run}: {problem}", failed.len(), plan.runs.len());

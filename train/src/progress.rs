@@ -1,6 +1,6 @@
 //! Progress on stderr: a bar in a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,11 @@ use crate::observer::{Observer, SoFar};
 const PLAIN_PAUSE: Duration = Duration::from_secs(10);
 /// Two lines, so that 80 columns hold everything.
 const BAR: &str = "{prefix} {wide_bar} {pos}/{len}\n{wide_msg}";
+
+/// Writes a line on stderr. That its reader has gone (`2>&1 | head`) is no reason to end a training.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// Shows a run on stderr.
 #[derive(Debug)]
@@ -28,14 +33,14 @@ pub struct Progress {
 impl Progress {
     /// A bar if stderr is a terminal, plain lines otherwise.
     pub fn new() -> Self {
-        let plain = !std::io::stderr().is_terminal();
+        let plain = !io::stderr().is_terminal();
         Self { bar: ProgressBar::hidden(), plain, steps: 0, batch_size: 0, last_line: Instant::now() }
     }
 
     fn line(&self, text: &str) {
         // A hidden bar, as before the start, prints nothing.
         if self.plain || self.bar.is_hidden() {
-            eprintln!("{text}");
+            say(text);
         } else {
             self.bar.println(text);
         }
@@ -74,7 +79,7 @@ impl Observer for Progress {
             self.bar.set_message(line);
         } else if self.last_line.elapsed() >= PLAIN_PAUSE {
             self.last_line = Instant::now();
-            eprintln!("{place} step {}/{} {line}", step.step, self.steps);
+            say(&format!("{place} step {}/{} {line}", step.step, self.steps));
         }
     }
 
