@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sr2_formats::Error;
 
 use crate::executor::BatchLoss;
@@ -166,7 +166,8 @@ pub struct EpochRecord {
     pub loss: f64,
     /// Training accuracy over the epoch, on augmented images.
     pub train_accuracy: f64,
-    /// Loss on the held-out images.
+    /// Loss on the held-out images; null where it is not finite.
+    #[serde(deserialize_with = "nan_if_null")]
     pub validation_loss: f64,
     /// Accuracy on the held-out images.
     pub validation_accuracy: f64,
@@ -182,6 +183,11 @@ pub struct EpochRecord {
     pub images_per_s: f64,
 }
 
+/// Reads a number that JSON, which has only finite ones, holds as null otherwise.
+pub(crate) fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 /// Reads `metrics.jsonl` of the run in `folder`; a last line that a crash left unfinished is left out.
 ///
 /// # Errors
@@ -194,4 +200,17 @@ pub fn read_records(folder: &Path) -> Result<Vec<Record>, Error> {
         serde_json::from_str(line).map_err(|e| Error::malformed(&path, format!("line {}: no record: {e}", i + 1)))
     };
     whole.map(record).collect()
+}
+
+/// Time of the steps of all epochs, `step_images` images each, from their speeds, so that a run that was resumed has it
+/// whole; validation and checkpoints are not in it.
+pub fn training_seconds(records: &[Record], step_images: usize) -> f64 {
+    let (mut before, mut seconds) = (0, 0.0);
+    for record in records {
+        if let Record::Epoch(epoch) = record {
+            seconds += ((epoch.step - before) * step_images as u64) as f64 / epoch.images_per_s;
+            before = epoch.step;
+        }
+    }
+    seconds
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sr2_formats::{Error, write_atomic};
+use sr2_formats::{Error, remove_unfinished, write_atomic};
 use sr2_models::checkpoint::{self, Checkpoint};
 
 use crate::config::{Config, check_path};
@@ -64,7 +64,10 @@ impl RunFolder {
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
         let lock = open.map_err(|e| Error::io(&file, "create", e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock: Some(lock) }),
+            Ok(()) => {
+                remove_unfinished(&path)?;
+                Ok(Self { path, lock: Some(lock) })
+            }
             Err(TryLockError::WouldBlock) => Err(TrainError::RunInUse { folder: path }),
             Err(TryLockError::Error(e)) => Err(Error::io(&file, "lock", e).into()),
         }
@@ -114,6 +117,11 @@ impl RunFolder {
             return Ok(());
         }
         checkpoint::write(self.path.join("best.safetensors"), checkpoint)
+    }
+
+    /// Whether `summary.json` is there, the last thing that a run writes.
+    pub fn has_summary(&self) -> bool {
+        self.path.join("summary.json").exists()
     }
 
     /// Writes `summary.json`.

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 use sr2_formats::Error;
 
-use crate::metrics::{LayerSparsity, Passes};
+use crate::metrics::{LayerSparsity, Passes, nan_if_null};
 
 /// A finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,8 @@ pub struct Summary {
     pub validation_accuracy: f64,
     /// Accuracy on the test images.
     pub test_accuracy: f64,
-    /// Loss on the test images.
+    /// Loss on the test images; null where it is not finite.
+    #[serde(deserialize_with = "nan_if_null")]
     pub test_loss: f64,
     /// Fraction of zeros among the prunable weights.
     pub sparsity: f64,

@@ -15,7 +15,7 @@ use crate::data::{BatchLoader, LoaderOptions, Position};
 use crate::evaluation::{Evaluation, evaluate, recalibrate};
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
-use crate::metrics::{Census, EpochRecord, EpochTotals, Passes, Record, StepRecord};
+use crate::metrics::{Census, EpochRecord, EpochTotals, Passes, Record, StepRecord, read_records, training_seconds};
 use crate::observer::{Observer, SoFar};
 use crate::optimizer::{Averages, Objective, Optimizer, StepError, StepReport};
 use crate::run_folder::RunFolder;
@@ -78,6 +78,8 @@ struct Session {
     totals: EpochTotals,
     passes: Passes,
     best: Option<Best>,
+    /// Parameters and buffers are the final ones: only the summary is missing.
+    finished: bool,
     clock: EpochClock,
     stopwatch: Stopwatch,
 }
@@ -132,7 +134,7 @@ impl Session {
             return Self::start(config, run, model, images, team);
         };
         let Snapshot { model, state, averages } = Snapshot::read(&path)?;
-        if state.finished {
+        if state.finished && run.has_summary() {
             return Err(TrainError::RunFinished { folder: run.path().into() });
         }
         run.cut_metrics(state.optimizer.step)?;
@@ -165,7 +167,12 @@ impl Session {
         let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
         let executor = setup::executor(&config, &graph, buffers, &team)?;
         let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model, &team)).transpose()?;
-        let before = saved.as_ref().and_then(|(state, _)| state.seconds).unwrap_or(0.0);
+        let finished = saved.as_ref().is_some_and(|(state, _)| state.finished);
+        let before = match saved.as_ref().and_then(|(state, _)| state.seconds) {
+            // The last checkpoint does not tell them.
+            None if finished => training_seconds(&read_records(run.path())?, config.step_images()),
+            seconds => seconds.unwrap_or(0.0),
+        };
         let (optimizer, totals, passes, best) = match saved {
             Some((s, averages)) => {
                 (Optimizer::resume(settings, layers, s.optimizer, averages), s.totals, s.passes, s.best)
@@ -188,6 +195,7 @@ impl Session {
             totals,
             passes,
             best,
+            finished,
             clock,
             stopwatch,
         })
@@ -213,6 +221,10 @@ impl Session {
         }
         let steps = self.config.epochs * self.loader.batches_per_epoch();
         observer.on_start(self.run.path(), self.optimizer.state().step, steps, self.config.step_images());
+        if self.finished {
+            observer.on_note("all steps are done; only the summary is missing");
+            return self.summarise().map(Outcome::Finished);
+        }
         let plan = self.optimizer.plan();
         observer.on_note(&recipe::describe(plan, &self.config, self.loader.batches_per_epoch()));
         let kept = setup::kept_dense(self.executor.layout(), self.optimizer.layers());
@@ -363,7 +375,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the average of the weights if there is one, recomputes the batch-norm statistics, then measures on the test images, once.
+    /// Takes the average of the weights if there is one, recomputes the batch-norm statistics, then measures and saves.
     fn finish(&mut self) -> Result<Summary, TrainError> {
         if let Some(candle) = self.executor.candle() {
             candle.release();
@@ -373,12 +385,22 @@ impl Session {
         }
         let executor = self.executor.as_mut();
         recalibrate(executor, &self.graph, &self.parameters, &mut self.loader, RECALIBRATION_BATCHES)?;
+        self.summarise()
+    }
+
+    /// Measures the final network on the validation images and, once, on the test images; saves it unless that is done,
+    /// and the summary.
+    fn summarise(&mut self) -> Result<Summary, TrainError> {
         let validation_accuracy = self.validate()?.accuracy;
         let load_test =
             std::mem::replace(&mut self.images.test, Box::new(|| unreachable!("the test set is read once")));
         let batch_size = self.config.batch_size;
         let test = evaluate(self.executor.as_mut(), &self.parameters, &load_test()?, batch_size, &*self.team)?;
-        let checkpoint = self.save(Some(Accuracies { validation: validation_accuracy, test: test.accuracy }))?;
+        let accuracies = Accuracies { validation: validation_accuracy, test: test.accuracy };
+        let checkpoint = match self.last_checkpoint().filter(|_| self.finished) {
+            Some(saved) => saved,
+            None => self.save(Some(accuracies))?,
+        };
         let census = self.census();
         let summary = Summary {
             folder: self.run.path().into(),

@@ -7,8 +7,7 @@ use serde_json::{Map, Value};
 use sr2_formats::{Error, write_atomic};
 
 use super::PlannedRun;
-use crate::config::Config;
-use crate::metrics::{Record, read_records};
+use crate::metrics::{read_records, training_seconds};
 use crate::summary::Summary;
 
 /// A finished run.
@@ -55,7 +54,7 @@ impl Row {
             steps: summary.steps,
             forward_passes: summary.passes.forward,
             backward_passes: summary.passes.backward,
-            training_seconds: training_seconds(&read_records(&folder)?, config),
+            training_seconds: training_seconds(&read_records(&folder)?, config.step_images()),
         })
     }
 
@@ -69,22 +68,10 @@ impl Row {
     }
 }
 
-/// Time of the steps of all epochs, from their speeds, so that a run that was resumed has it whole.
-fn training_seconds(records: &[Record], config: &Config) -> f64 {
-    let (mut before, mut seconds) = (0, 0.0);
-    for record in records {
-        if let Record::Epoch(epoch) = record {
-            seconds += ((epoch.step - before) * config.batch_size as u64) as f64 / epoch.images_per_s;
-            before = epoch.step;
-        }
-    }
-    seconds
-}
-
 /// Writes rows as JSON lines, whole or not at all.
-pub(super) fn write_results(path: &Path, rows: &[Row]) -> Result<(), Error> {
+pub(super) fn write_results<'a>(path: &Path, rows: impl IntoIterator<Item = &'a Row>) -> Result<(), Error> {
     let line = |row: &Row| serde_json::to_string(row).expect("a row is plain data") + "\n";
-    let text: String = rows.iter().map(line).collect();
+    let text: String = rows.into_iter().map(line).collect();
     write_atomic(path, |w| w.write_all(text.as_bytes()))
 }
 

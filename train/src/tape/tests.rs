@@ -261,6 +261,7 @@ const BF16_GRADIENT_TOLERANCE: f64 = 0.2;
 #[test]
 fn bf16_gives_the_loss_and_gradient_within_its_rounding() {
     if Isa::best().bf16().is_none() {
+        eprintln!("SKIP: this CPU has no AVX512-BF16");
         return;
     }
     let graph = zoo::build("resnet8", 10).unwrap();

@@ -20,6 +20,7 @@ const MOMENTUM_TENSOR: &str = "optimizer.momentum";
 const MEAN_SQUARE_TENSOR: &str = "optimizer.mean_square";
 const PARAMETERS_TENSOR: &str = "optimizer.average_parameters";
 const ITERATE_TENSOR: &str = "optimizer.iterate";
+const CURVATURE_TENSOR: &str = "optimizer.curvature";
 const STATE_KEY: &str = "sr2.state";
 
 /// Everything that the next step depends on, apart from the configuration and the images.
@@ -90,7 +91,7 @@ impl Snapshot {
             mean_square: average(MEAN_SQUARE_TENSOR)?,
             parameters: average(PARAMETERS_TENSOR)?,
             iterate: average(ITERATE_TENSOR)?,
-            ..Averages::default()
+            curvature: average(CURVATURE_TENSOR)?,
         };
         Ok(Self { model, state, averages })
     }
@@ -98,12 +99,13 @@ impl Snapshot {
     /// The checkpoint to write.
     pub(super) fn into_checkpoint(self, provenance: Provenance) -> Checkpoint {
         let mut state = TensorMap::new();
-        let Averages { momentum, mean_square, parameters, iterate, .. } = self.averages;
+        let Averages { momentum, mean_square, parameters, iterate, curvature } = self.averages;
         let averages = [
             (MOMENTUM_TENSOR, momentum),
             (MEAN_SQUARE_TENSOR, mean_square),
             (PARAMETERS_TENSOR, parameters),
             (ITERATE_TENSOR, iterate),
+            (CURVATURE_TENSOR, curvature),
         ];
         for (name, average) in averages {
             if !average.is_empty() {
@@ -145,5 +147,48 @@ pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accurac
         mean: kind.mean().to_vec(),
         std: kind.std().to_vec(),
         training,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sr2_models::{Gemm, Graph, GraphBuilder, Node, Op};
+
+    use super::*;
+
+    /// One linear layer of two weights.
+    fn graph() -> Graph {
+        let mut builder = GraphBuilder::new("tiny", &[2, 1, 1]);
+        let flat = builder.push(Node { name: "flat".into(), op: Op::Flatten, inputs: vec![0] }).unwrap();
+        let gemm = Gemm { weight: "fc.weight".into(), bias: None, out_features: 1 };
+        builder.push(Node { name: "fc".into(), op: Op::Gemm(gemm), inputs: vec![flat] }).unwrap();
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn all_averages_are_saved() {
+        let weights = [("fc.weight".to_string(), Tensor::new([1, 2], vec![0.5, 0.0]))].into();
+        let averages = Averages {
+            momentum: vec![1.0, 2.0],
+            mean_square: vec![3.0, 4.0],
+            parameters: vec![5.0, 6.0],
+            iterate: vec![7.0, 8.0],
+            curvature: vec![9.0, 10.0],
+        };
+        let state = State {
+            optimizer: optimizer::State { step: 1, sigma: 1.0, rejections_in_a_row: 0, lambda: 0.0, averaged: 0 },
+            position: Position::default(),
+            totals: EpochTotals::default(),
+            passes: Passes::default(),
+            best: None,
+            finished: false,
+            seconds: None,
+        };
+        let model = Model::try_new(graph(), weights).unwrap();
+        let snapshot = Snapshot { model, state, averages: averages.clone() };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint-1.safetensors");
+        checkpoint::write(&path, &snapshot.into_checkpoint(Provenance::default())).unwrap();
+        assert_eq!(Snapshot::read(&path).unwrap().averages, averages);
     }
 }

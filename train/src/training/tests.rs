@@ -1,3 +1,4 @@
+mod crashes;
 mod devices;
 mod failures;
 mod processes;
