@@ -3,13 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use clap::Args;
 use comfy_table::Table as Grid;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 use sr2_train::report::write_report;
-use sr2_train::sweep::{Failed, Options, Plan, Row, RunState, Shard, SweepError, SweepOutcome, Table, execute};
+use sr2_train::sweep::{Options, Plan, Row, RunState, Shard, SweepError, SweepOutcome, Table, execute};
 
 use crate::Format;
 use crate::output::say;
@@ -76,10 +75,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for run in &elsewhere {
         say(format!("left to another process: {run}"));
     }
-    if let Some(Failed { run, problem }) = failed.first() {
-        bail!("{} of {} runs without a result; the first is {run}: {problem}", failed.len(), plan.runs.len());
+    match failed.first() {
+        Some(first) => {
+            let (failed, runs, first) = (failed.len(), plan.runs.len(), first.clone());
+            Err(SweepError::Unfinished { failed, runs, first }.into())
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What a sweep gives.

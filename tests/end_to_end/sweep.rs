@@ -126,7 +126,7 @@ fn a_run_that_diverges_leaves_the_others_alone() {
     let study = "method = \"adamw\"\nepochs = 50\n[[grid]]\nsigma_floor = 0.001\n[[grid]]\nepochs = 1\n";
     refuse(
         sweep(folder.path(), study, &[]),
-        1,
+        5,
         &["1 of 2 runs without a result", "sigma_floor=0.001: training diverged"],
     );
     assert_eq!(rows(&folder.path().join("sweeps/study/results.jsonl")).len(), 1);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sr2_formats::Error;
 
+use super::Failed;
 use crate::config::ConfigError;
 use crate::train_error::TrainError;
 
@@ -83,6 +84,16 @@ pub enum SweepError {
         /// The text found.
         found: String,
     },
+    /// Runs that diverged, after all others have ended.
+    #[error("{failed} of {runs} runs without a result; the first is {}: {}", first.run, first.problem)]
+    Unfinished {
+        /// How many.
+        failed: usize,
+        /// Runs of the sweep.
+        runs: usize,
+        /// The first that failed.
+        first: Failed,
+    },
     /// A run that could not start or go on, for a reason that would end the others too.
     #[error("run {run}")]
     Run {
@@ -98,6 +109,7 @@ impl SweepError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Run { source, .. } => source.exit_code(),
+            Self::Unfinished { first, .. } => first.code,
             Self::File(e) | Self::Config(ConfigError::Read(e)) if e.kind() == sr2_formats::ErrorKind::Io => 4,
             Self::File(_) => 3,
             _ => 2,

@@ -1,5 +1,7 @@
 //! Runs what is missing of a sweep, several runs at once.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,12 +51,16 @@ pub struct Failed {
     pub run: String,
     /// Why.
     pub problem: String,
+    /// The exit code that this run alone would have had.
+    pub code: u8,
 }
 
 /// What the threads of a sweep share.
 struct Shared<'a> {
-    queue: Mutex<std::vec::IntoIter<(usize, &'a PlannedRun, RunState)>>,
-    rows: Mutex<Vec<(usize, Row)>>,
+    /// The runs of this part of the sweep, with their places in the plan.
+    part: Vec<(usize, &'a PlannedRun)>,
+    queue: Mutex<std::vec::IntoIter<&'a PlannedRun>>,
+    rows: Mutex<BTreeMap<usize, Row>>,
     failed: Mutex<Vec<Failed>>,
     elsewhere: Mutex<Vec<String>>,
     results: PathBuf,
@@ -66,7 +72,8 @@ struct Shared<'a> {
 /// Runs or resumes every run of `plan` that is not finished; after each, the results file is written anew. `say` is told
 /// what happens, line by line; `stop` is looked at before every step.
 ///
-/// A run that diverges leaves the others alone.
+/// A run that diverges leaves the others alone, and so does one that another process works on; what another process has
+/// finished is not done again.
 ///
 /// # Errors
 /// A folder that holds a run with other settings, found before any run starts; then whatever keeps a run from starting
@@ -81,22 +88,24 @@ pub fn execute(
     stop: &AtomicBool,
 ) -> Result<SweepOutcome, SweepError> {
     assert!(options.jobs > 0, "a sweep needs a job");
-    let (mut rows, mut queue) = (Vec::new(), Vec::new());
-    for (i, run) in plan.runs.iter().enumerate().filter(|(i, _)| options.shard.is_none_or(|shard| shard.holds(*i))) {
-        match RunState::of(run, &options.out)? {
-            RunState::Finished => rows.push((i, Row::gather(run, &options.out)?)),
-            state => queue.push((i, run, state)),
+    let mine = |i: usize| options.shard.is_none_or(|shard| shard.holds(i));
+    let part: Vec<_> = plan.runs.iter().enumerate().filter(|(i, _)| mine(*i)).collect();
+    let mut queue = Vec::new();
+    for (_, run) in &part {
+        if RunState::of(run, &options.out)? != RunState::Finished {
+            queue.push(*run);
         }
     }
     std::fs::create_dir_all(&options.out).map_err(|e| Error::io(&options.out, "create", e))?;
-    let runs = rows.len() + queue.len();
     // Seed by seed, so that a sweep that is stopped has something of every setting.
-    queue.sort_by_key(|(_, run, _)| run.config.seed);
-    say(&format!("sweep in {}: {} runs to do, {} finished", options.out.display(), queue.len(), rows.len()));
+    queue.sort_by_key(|run| run.config.seed);
+    let finished = part.len() - queue.len();
+    say(&format!("sweep in {}: {} runs to do, {finished} finished", options.out.display(), queue.len()));
     let results = options.out.join(options.shard.map_or("results.jsonl".into(), Shard::results_file));
     let shared = Shared {
+        part,
         queue: Mutex::new(queue.into_iter()),
-        rows: Mutex::new(rows),
+        rows: Mutex::default(),
         failed: Mutex::default(),
         elsewhere: Mutex::default(),
         results,
@@ -110,10 +119,12 @@ pub fn execute(
         let ends: Vec<_> = jobs.into_iter().map(|job| job.join().expect("a job does not panic")).collect();
         ends.into_iter().collect::<Result<(), _>>()
     })?;
-    let (rows, failed, elsewhere) = (taken(shared.rows), taken(shared.failed), taken(shared.elsewhere));
+    shared.save()?;
+    let (rows, failed, mut elsewhere) = (taken(shared.rows), taken(shared.failed), taken(shared.elsewhere));
+    elsewhere.retain(|run| rows.values().all(|row| row.run != *run));
     Ok(SweepOutcome {
-        interrupted: rows.len() + failed.len() + elsewhere.len() < runs,
-        rows: rows.into_iter().map(|(_, row)| row).collect(),
+        interrupted: rows.len() + failed.len() + elsewhere.len() < shared.part.len(),
+        rows: rows.into_values().collect(),
         results: shared.results,
         failed,
         elsewhere,
@@ -128,8 +139,8 @@ impl Shared<'_> {
     fn work(&self) -> Result<(), SweepError> {
         while !self.stop.load(Ordering::Relaxed) {
             let next = self.queue.lock().expect("no job has panicked").next();
-            let Some((i, run, state)) = next else { break };
-            if let Err(error) = self.run(i, run, state) {
+            let Some(run) = next else { break };
+            if let Err(error) = self.run(run) {
                 self.stop.store(true, Ordering::Relaxed);
                 return Err(error);
             }
@@ -137,11 +148,16 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn run(&self, i: usize, run: &PlannedRun, state: RunState) -> Result<(), SweepError> {
+    fn run(&self, run: &PlannedRun) -> Result<(), SweepError> {
         let mut lines = Lines { run: &run.name, say: self.say };
-        let outcome = match state {
+        // Not that of the beginning: another process may have worked on it since.
+        let outcome = match RunState::of(run, &self.options.out)? {
+            RunState::Finished => {
+                lines.say("another process has finished it");
+                return self.save();
+            }
             RunState::Unfinished => resume(&self.options.out.join(&run.name), &mut lines, self.stop),
-            _ => {
+            RunState::Missing => {
                 let mut config = run.config.clone();
                 config.runs = self.options.out.clone();
                 config.name = Some(run.name.clone());
@@ -158,20 +174,16 @@ impl Shared<'_> {
                     100.0 * summary.validation_accuracy,
                     100.0 * summary.sparsity
                 ));
-                let row = Row::gather(run, &self.options.out)?;
-                let mut rows = self.rows.lock().expect("no job has panicked");
-                let place = rows.partition_point(|(j, _)| *j < i);
-                rows.insert(place, (i, row));
-                drop(rows);
                 self.save()?;
             }
             Ok(Outcome::Interrupted { step, .. }) => lines.say(&format!("stopped and saved at step {step}")),
             Err(error @ TrainError::Diverged { .. }) => {
                 lines.say(&format!("error: {error}"));
-                let failed = Failed { run: run.name.clone(), problem: error.to_string() };
+                let failed = Failed { run: run.name.clone(), problem: error.to_string(), code: error.exit_code() };
                 self.failed.lock().expect("no job has panicked").push(failed);
             }
-            Err(TrainError::RunInUse { .. }) => {
+            // The latter two where another process began, or finished, after the look above.
+            Err(TrainError::RunInUse { .. } | TrainError::RunExists { .. } | TrainError::RunFinished { .. }) => {
                 lines.say("another process works on it");
                 self.elsewhere.lock().expect("no job has panicked").push(run.name.clone());
             }
@@ -180,10 +192,20 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn save(&self) -> Result<(), Error> {
-        let rows = self.rows.lock().expect("no job has panicked");
-        let rows: Vec<Row> = rows.iter().map(|(_, row)| row.clone()).collect();
-        write_results(&self.results, &rows)
+    /// Gathers what is finished, by whatever process, and writes it.
+    fn save(&self) -> Result<(), SweepError> {
+        let out = &self.options.out;
+        // Held by one process at a time, so that none writes over what another has gathered later.
+        let path = out.join("results.lock");
+        let lock = File::create(&path).map_err(|e| Error::io(&path, "create", e))?;
+        lock.lock().map_err(|e| Error::io(&path, "lock", e))?;
+        let mut rows = self.rows.lock().expect("no job has panicked");
+        for (i, run) in &self.part {
+            if !rows.contains_key(i) && RunState::of(run, out)? == RunState::Finished {
+                rows.insert(*i, Row::gather(run, out)?);
+            }
+        }
+        Ok(write_results(&self.results, rows.values())?)
     }
 }
 

@@ -1,4 +1,9 @@
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::*;
 
@@ -52,6 +57,50 @@ fn what_is_no_sweep_is_named() {
     refused(&many, ["more than 10000 runs", ""]);
     let error = read("[[grid]]\nseed = [\n").unwrap_err().to_string();
     assert!(error.contains("study.toml:2: "), "{error}");
+}
+
+/// A sweep over two seeds in `folder`, on a few images of noise.
+fn noise_sweep(folder: &Path) -> (Plan, Options) {
+    let mut pixels = ChaCha8Rng::seed_from_u64(0);
+    for (name, images) in [("data_batch_1.bin", 40), ("test_batch.bin", 10)] {
+        let mut records = vec![0; images * (1 + 3 * 32 * 32)];
+        pixels.fill_bytes(&mut records);
+        records.chunks_mut(1 + 3 * 32 * 32).enumerate().for_each(|(i, record)| record[0] = (i % 10) as u8);
+        std::fs::write(folder.join(name), records).unwrap();
+    }
+    let plan = read("network = \"resnet8\"\nbatch_size = 12\nepochs = 1\n[[grid]]\nseed = [0, 1]\n").unwrap();
+    (plan, Options { out: folder.join("out"), data: Some(folder.into()), jobs: 1, shard: None })
+}
+
+#[test]
+fn what_another_process_works_on_or_has_finished_is_left_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, options) = noise_sweep(folder.path());
+    let stop = AtomicBool::new(false);
+    let names = |outcome: &SweepOutcome| -> Vec<String> { outcome.rows.iter().map(|row| row.run.clone()).collect() };
+    // In the middle of the first run of one process, another begins and does what it can.
+    let other = OnceLock::new();
+    let say = |line: &str| {
+        if line.starts_with("seed=0: epoch 1") {
+            other.set(execute(&plan, &options, &|_| {}, &stop).unwrap()).unwrap();
+        }
+    };
+    let outcome = execute(&plan, &options, &say, &stop).unwrap();
+    let other = other.get().unwrap();
+    assert_eq!((names(other), other.elsewhere.clone()), (vec!["seed=1".to_string()], vec!["seed=0".to_string()]));
+    assert_eq!((names(&outcome), outcome.elsewhere.len()), (vec!["seed=0".to_string(), "seed=1".into()], 0));
+    assert!(!outcome.interrupted && !other.interrupted);
+    assert_eq!(read_results(&options.out).unwrap(), outcome.rows);
+}
+
+#[test]
+fn a_run_killed_before_its_summary_is_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, options) = noise_sweep(folder.path());
+    let run = || execute(&plan, &options, &|_| {}, &AtomicBool::new(false)).unwrap();
+    let first = run();
+    std::fs::remove_file(options.out.join("seed=1/summary.json")).unwrap();
+    assert_eq!(run(), first);
 }
 
 #[test]
