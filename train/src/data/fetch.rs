@@ -32,7 +32,7 @@ pub(super) struct Archive {
 }
 
 /// Downloads a dataset's official archive into `folder` (usually [`super::cache_folder`]) and unpacks the binary files
-/// there; does nothing if they are there already. `url` replaces the official address by a mirror's. `progress` gets
+/// there; does nothing if all of them are there already, and replaces a folder that lacks some or holds others in part. `url` replaces the official address by a mirror's. `progress` gets
 /// the bytes so far and, where the server tells, their total.
 ///
 /// What a broken connection left is kept beside it as `.part`, and the next call goes on from there.
@@ -78,7 +78,7 @@ pub(super) fn fetch_archive(
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<PathBuf> {
     let unpacked = folder.join(&archive.folder);
-    if unpacked.is_dir() {
+    if is_whole(archive, &unpacked) {
         return Ok(unpacked);
     }
     fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create", error))?;
@@ -99,6 +99,12 @@ pub(super) fn fetch_archive(
     unpack(archive, &part, folder)?;
     part.remove()?;
     Ok(unpacked)
+}
+
+/// Whether all files are there in their sizes.
+fn is_whole(archive: &Archive, unpacked: &Path) -> bool {
+    let is_there = |name: &str, bytes| unpacked.join(name).metadata().is_ok_and(|m| m.is_file() && m.len() == bytes);
+    archive.files.iter().all(|(name, bytes)| is_there(name, *bytes))
 }
 
 /// Appends to `part` what it lacks of the content at `url`; begins again if the server cannot go on from there.
@@ -253,5 +259,9 @@ fn unpack(archive: &Archive, part: &PartFile, folder: &Path) -> Result<()> {
         return Err(Error::malformed(&part.path, format!("no {name} in the archive")));
     }
     let target = folder.join(&archive.folder);
+    if target.exists() {
+        let old = temporary.path().join("old");
+        fs::rename(&target, &old).map_err(|error| Error::io(&target, "replace", error))?;
+    }
     fs::rename(&staged, &target).map_err(|error| Error::io(&target, "create", error))
 }

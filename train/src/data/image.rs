@@ -1,7 +1,7 @@
 //! One encoded image to 3x32x32 bytes.
 
 use std::io::Cursor;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sr2_formats::Error;
 
@@ -13,6 +13,9 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::pixels::{CHANNELS, IMAGE_BYTES, SIDE};
 use super::{Dataset, DatasetKind};
 
+/// More than any image of 32x32 pixels takes.
+const MOST_BYTES: u64 = 1 << 20;
+
 /// Memory a PNG decoder may take for one image.
 const PNG_MEMORY: usize = 1 << 20;
 
@@ -23,10 +26,23 @@ const PNG_MEMORY: usize = 1 << 20;
 pub fn read_images(kind: DatasetKind, paths: &[PathBuf]) -> sr2_formats::Result<Dataset> {
     let mut images = vec![0; paths.len() * IMAGE_BYTES];
     for (path, planes) in paths.iter().zip(images.chunks_exact_mut(IMAGE_BYTES)) {
-        let encoded = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let encoded = read(path)?;
         decode(&encoded, planes).map_err(|problem| Error::malformed(path, problem))?;
     }
     Ok(Dataset::new(kind, images, vec![0; paths.len()]))
+}
+
+/// The bytes of a regular file; others, such as a pipe or `/dev/zero`, may have no end.
+fn read(path: &Path) -> sr2_formats::Result<Vec<u8>> {
+    let found = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
+    if !found.is_file() {
+        return Err(Error::malformed(path, "not a regular file, expected a JPEG or PNG"));
+    }
+    if found.len() > MOST_BYTES {
+        let problem = format!("{} bytes, expected an image of {SIDE}x{SIDE} pixels, at most {MOST_BYTES}", found.len());
+        return Err(Error::malformed(path, problem));
+    }
+    std::fs::read(path).map_err(|e| Error::io(path, "read", e))
 }
 
 /// Decodes a JPEG or PNG of 32x32 pixels to `planes`, `[3, 32, 32]`. The error says what was found.

@@ -117,6 +117,14 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
 fn images(folder: &Path, kind: DatasetKind) -> Result<Images, TrainError> {
     let cifar = Cifar::open(folder, kind)?;
     let all = cifar.load_train()?;
+    if holdout_size(all.len()) == 0 {
+        let problem = format!(
+            "{} training images, expected at least 10, a tenth of which are held out for validation; \
+             `sr2-prune data check` shows what is there",
+            all.len()
+        );
+        return Err(Error::malformed(folder, problem).into());
+    }
     let (train, validation) = split(&all, holdout_size(all.len()), SPLIT_SEED);
     Ok(Images { train: Arc::new(train), validation, test: Box::new(move || cifar.load_test()) })
 }

@@ -134,6 +134,19 @@ fn a_download_reports_progress_and_unpacks_only_what_is_expected() {
     fetch_archive(&archive, folder.path(), &mut |_, _| panic!("nothing to download")).unwrap();
 }
 
+#[test]
+fn a_folder_that_lacks_files_or_has_cut_ones_is_fetched_again() {
+    let (folder, packed) = (tempfile::tempdir().unwrap(), packed());
+    let server = Server::start(packed.clone(), &[Answer::Ranges, Answer::Ranges]);
+    let archive = archive(&server.url, &packed);
+    fs::create_dir(folder.path().join("data")).unwrap();
+    for _ in 0..2 {
+        let unpacked = fetch_archive(&archive, folder.path(), &mut |_, _| ()).unwrap();
+        assert_unpacked(folder.path(), &unpacked);
+        fs::write(unpacked.join("a.bin"), content(69_999)).unwrap();
+    }
+}
+
 /// Cuts the first download after 1,000 bytes, then lets the server do `answers`, and expects the `Range` headers.
 fn resume(answers: &[Answer], expected: &[Option<&str>]) {
     let (folder, packed) = (tempfile::tempdir().unwrap(), packed());

@@ -349,6 +349,15 @@ fn no_bytes_make_the_image_decoders_panic() {
 }
 
 #[test]
+fn an_image_file_is_a_regular_one_of_an_images_size() {
+    let folder = folder(&[("large.png", &[0x89; (1 << 20) + 1])]);
+    assert_malformed(image::read_images(CIFAR10, &[folder.path().join("large.png")]), "large.png", "at most 1048576");
+    if cfg!(unix) {
+        assert_malformed(image::read_images(CIFAR10, &["/dev/zero".into()]), "/dev/zero", "not a regular file");
+    }
+}
+
+#[test]
 fn the_folder_comes_from_the_flag_then_the_variable_then_the_cache() {
     let cache = tempfile::tempdir().unwrap();
     let absent = cache.path().join("absent");
