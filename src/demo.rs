@@ -37,14 +37,14 @@ const TEST: &[u8] = include_bytes!("../examples/data/test.parquet");
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let sample = sample(&arguments.runs)?;
     let config = Config {
-        network: "resnet8".into(),
+        network: Some("resnet8".into()),
         data: Some(sample.clone()),
         epochs: 40,
         lambda: Some(4e-3),
         runs: arguments.runs.clone(),
         ..Config::default()
     };
-    say(format!("1/3 train: {} for {} epochs on 1,800 images", config.network, config.epochs));
+    say(format!("1/3 train: resnet8 for {} epochs on 1,800 images", config.epochs));
     let summary = train::until_stopped(|progress, stop| sr2_train::train(&config, progress, stop))?;
 
     say("2/3 export");

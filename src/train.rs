@@ -48,7 +48,8 @@ pub struct Arguments {
     /// A network of the zoo: resnet8, resnet20, resnet18, vgg16_bn, densenet121, ... [default: resnet20]
     #[arg(long)]
     network: Option<String>,
-    /// Weights to start from: safetensors of --network with PyTorch names, a checkpoint, or the user's own CNN as ONNX
+    /// Weights to start from: safetensors of --network with PyTorch names, or a file with its own network: a checkpoint, an
+    /// export (.srz, .csr.safetensors), any CNN as ONNX
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// Trained network that the loss distils, in the forms of --from
@@ -186,7 +187,6 @@ impl Arguments {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
-        set(&mut config.network, &self.network);
         set(&mut config.dataset, &self.dataset);
         set(&mut config.epochs, &self.epochs);
         set(&mut config.batch_size, &self.batch_size);
@@ -199,6 +199,7 @@ impl Arguments {
         set(&mut config.precision, &self.precision);
         set(&mut config.runs, &self.runs);
         config.nesterov |= self.nesterov;
+        config.network = self.network.clone().or(config.network);
         config.control = self.control.or(config.control);
         config.test_every = self.test_every.or(config.test_every);
         config.share = self.share.or(config.share);

@@ -24,10 +24,11 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Name of a network of the zoo.
-    pub network: String,
-    /// File of weights to start from: a safetensors file of `network` with PyTorch names, or an ONNX file or a
-    /// checkpoint, which bring their own network.
+    /// Name of a network of the zoo, `resnet20` by default; of a run from a file that brings its own network, that
+    /// network's name.
+    pub network: Option<String>,
+    /// File of weights to start from: a safetensors file of `network` with PyTorch names, or an ONNX file, a checkpoint or
+    /// an export, which bring their own network.
     pub from: Option<PathBuf>,
     /// Which images.
     pub dataset: DatasetKind,
@@ -158,7 +159,7 @@ pub enum ExecutorKind {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            network: "resnet20".into(),
+            network: None,
             from: None,
             dataset: DatasetKind::Cifar10,
             data: None,
@@ -259,6 +260,11 @@ impl Config {
         }
         table.keys().try_for_each(|key| Self::check_key(path, key))?;
         parse(path, &text)
+    }
+
+    /// The network of the zoo that is meant, where no file brings one.
+    pub(crate) fn zoo_network(&self) -> &str {
+        self.network.as_deref().unwrap_or("resnet20")
     }
 
     /// Images a step, over all processes.

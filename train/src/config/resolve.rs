@@ -21,7 +21,11 @@ impl Config {
         self.resolve_pruning()?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = *self.threads.get_or_insert_with(cores);
-        zoo::build(&self.network, self.dataset.classes())?;
+        if self.from.is_none() {
+            let network = self.zoo_network().to_owned();
+            zoo::build(&network, self.dataset.classes())?;
+            self.network = Some(network);
+        }
         if let Some(name) = &self.name {
             let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
             check(plain, "name", format!("{name:?}"), "one folder name")?;
@@ -30,6 +34,8 @@ impl Config {
         check((2..=65_536).contains(&self.batch_size), "batch_size", self.batch_size, "2 to 65536")?;
         let processes = self.processes.unwrap_or(1);
         check((1..=65_536).contains(&processes), "processes", processes, "1 to 65536")?;
+        // TOML, which the run is resumed from, has signed integers.
+        check(i64::try_from(self.seed).is_ok(), "seed", self.seed, "0 to 9223372036854775807")?;
         check((0.0..1.0).contains(&self.momentum), "momentum", self.momentum, "from 0 to below 1")?;
         let control = self.resolve_control()?;
         let floor = *self.sigma_floor.get_or_insert(match control {

@@ -15,6 +15,23 @@ fn a_resolved_configuration_reads_back_equal() {
 }
 
 #[test]
+fn the_largest_integers_read_back() {
+    let config = Config {
+        epochs: 1_000_000,
+        batch_size: 65_536,
+        processes: Some(65_536),
+        dense_gradient_every: 1000,
+        test_every: Some(1000),
+        seed: i64::MAX as u64,
+        threads: Some(1024),
+        workers: 64,
+        ..Config::default()
+    };
+    let config = config.resolve().unwrap();
+    assert_eq!(read(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
 fn sr2_needs_no_schedule_towards_a_sparsity() {
     let base = Config { sparsity: Some(0.9), ..Config::default() };
     let resolved = |config: Config| {
@@ -57,7 +74,7 @@ fn wrong_types_and_broken_text_are_named_with_their_line() {
 #[test]
 fn values_out_of_range_are_named() {
     type Change = fn(&mut Config);
-    let cases: [(Change, &str); 25] = [
+    let cases: [(Change, &str); 26] = [
         (|c| c.sparsity = Some(1.0), "sparsity is 1, expected a fraction from 0 to below 1"),
         (|c| (c.sparsity, c.lambda) = (Some(0.9), Some(1e-3)), "sparsity is 0.9, expected either sparsity or lambda"),
         (|c| c.debias = Some(1.5), "debias is 1.5, expected a fraction from 0 to 1"),
@@ -92,9 +109,10 @@ fn values_out_of_range_are_named() {
         (|c| c.epochs = 0, "epochs is 0, expected 1 to 1000000"),
         (|c| c.batch_size = 1, "batch_size is 1, expected 2 to 65536"),
         (|c| c.sigma_floor = Some(0.0), "sigma_floor is 0, expected 0.001 to 1000000"),
+        (|c| c.seed = 1 << 63, "seed is 9223372036854775808, expected 0 to 9223372036854775807"),
         (|c| c.threads = Some(0), "threads is 0, expected 1 to 1024"),
         (|c| c.name = Some("a/b".into()), "name is \"a/b\", expected one folder name"),
-        (|c| c.network = "resnet21".into(), "no network is named \"resnet21\"; did you mean"),
+        (|c| c.network = Some("resnet21".into()), "no network is named \"resnet21\"; did you mean"),
     ];
     for (change, expected) in cases {
         let mut config = Config::default();

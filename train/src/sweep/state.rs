@@ -55,7 +55,10 @@ fn difference(found: &Config, planned: &Config) -> Result<Option<(String, String
     for path in [&mut planned.from, &mut planned.teacher].into_iter().flatten() {
         *path = std::path::absolute(&*path).unwrap_or_default();
     }
-    // A budget has become epochs.
+    // The network of a file has got its name, and a budget has become epochs.
+    if planned.network.is_none() {
+        planned.network = found.network.clone();
+    }
     if planned.minutes.take().is_some() {
         planned.epochs = found.epochs;
     }

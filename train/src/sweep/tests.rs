@@ -32,7 +32,7 @@ fn a_grid_is_every_combination_over_the_base() {
     assert_eq!(runs[1].name, "method=magnitude,seed=0,sparsity=0.95");
     assert_eq!(runs[8].name, "epochs=3,method=sr2,seed=0,sparsity=0.9");
     let config = &runs[8].config;
-    assert_eq!((config.network.as_str(), config.epochs, config.sparsity), ("resnet8", 3, Some(0.9)));
+    assert_eq!((config.network.as_deref(), config.epochs, config.sparsity), (Some("resnet8"), 3, Some(0.9)));
     assert_eq!((runs[0].config.epochs, &runs[0].settings["network"]), (4, &"resnet8".into()));
     // One table is a grid as well, and a list of lists varies a list.
     let runs = read("[grid]\nkeep = [[\"conv1.*\"], []]\n").unwrap().runs;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use sr2_formats::Error;
 use sr2_models::{Model, zoo};
 
-use super::{Outcome, Session, budget, setup, start};
+use super::{Outcome, Session, budget, recipe, setup, start};
 use crate::collective::{Alone, Collective, agree, shared_text};
 use crate::config::{Config, ConfigError};
 use crate::data::{Cifar, Dataset, DatasetKind, SPLIT_SEED, holdout_size, locate, split};
@@ -94,7 +94,9 @@ fn prepare(config: &Config, processes: usize) -> Result<(Config, Model, Images),
     config.teacher = config.teacher.map(absolute).transpose()?;
     start::teacher(&config)?;
     let model = start::model(&config)?;
+    config.network = Some(model.graph().name().into());
     setup::check(&config, model.graph())?;
+    recipe::check_zeros(&config, &model)?;
     let folder = locate(config.dataset, config.data.as_deref())?;
     let images = images(&folder, config.dataset)?;
     config.data = Some(absolute(folder)?);
@@ -107,7 +109,7 @@ pub(crate) fn check_layers(config: &Config) -> Result<(), ConfigError> {
     if config.from.is_some() {
         return Ok(());
     }
-    setup::check(config, &zoo::build(&config.network, config.dataset.classes())?)
+    setup::check(config, &zoo::build(config.zoo_network(), config.dataset.classes())?)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Error> {

@@ -1,7 +1,12 @@
 //! The default recipe: how a run's budget is split between a dense start, a ramp and a frozen support.
 
-use super::RECALIBRATION_BATCHES;
+use std::ops::Range;
+
+use sr2_models::Model;
+
+use super::{RECALIBRATION_BATCHES, setup};
 use crate::config::{Config, ConfigError, Method};
+use crate::layout::{ParameterLayout, flatten};
 use crate::optimizer::Layers;
 use crate::pruning::{PruningPlan, Target};
 
@@ -50,6 +55,32 @@ pub(super) fn plan(config: &Config, layers: &Layers, steps: u64) -> Result<Pruni
     let from = at(dense_start).min(frozen_from - 1);
     let target = Target::Weights { left: left - kept, ramp_until: at(RAMP_END).clamp(from, frozen_from - 1) };
     Ok(PruningPlan { target, from, ..plan })
+}
+
+/// Checks that a network whose zeros stay zeros has as many weights as `sparsity` leaves.
+pub(super) fn check_zeros(config: &Config, model: &Model) -> Result<(), ConfigError> {
+    let layout = ParameterLayout::new(model.graph());
+    let layers = setup::layers(config, model.graph(), &layout)?;
+    let PruningPlan { target: Target::Weights { left, .. }, regrowth: false, .. } = plan(config, &layers, 1)? else {
+        return Ok(());
+    };
+    let parameters = flatten(layout.trainable(), model.parameters());
+    let nonzero = |range: &Range<usize>| parameters[range.clone()].iter().filter(|w| **w != 0.0).count();
+    let found: usize = layers.penalised.iter().map(|layer| nonzero(&layer.range)).sum();
+    if found >= left {
+        return Ok(());
+    }
+    let prunable: usize = layers.prunable.iter().map(|range| range.len()).sum();
+    let zeros = (layers.weights() - found) as f64 / prunable as f64;
+    Err(ConfigError::Value {
+        key: "sparsity",
+        found: config.sparsity.expect("a number of weights comes of a sparsity").to_string(),
+        expected: format!(
+            "at least {:.4}: the network has {:.2} % zeros already, which stay zeros with this method",
+            (zeros * 1e4).ceil() / 1e4,
+            100.0 * zeros
+        ),
+    })
 }
 
 /// The plan in words, its times in epochs.

@@ -6,7 +6,7 @@ use sr2_formats::csr_file::GRAPH_KEY;
 use sr2_formats::{Error, TensorMap, dense};
 use sr2_models::checkpoint::{self, STATE_PREFIX};
 use sr2_models::initialisation::initialise;
-use sr2_models::{Model, ModelError, onnx, zoo};
+use sr2_models::{Model, ModelError, csr, onnx, zoo};
 
 use crate::config::{Config, ConfigError};
 use crate::data::SIDE;
@@ -15,12 +15,17 @@ use crate::train_error::TrainError;
 /// The network of `config`: from its file if it names one, else one of the zoo with fresh weights.
 ///
 /// # Errors
-/// A file that cannot be read, tensors that do not fit the zoo's network, images or classes that are not the dataset's.
+/// A file that cannot be read, tensors that do not fit the zoo's network, images or classes that are not the dataset's, a
+/// network in the file that is not the one asked for.
 pub(super) fn model(config: &Config) -> Result<Model, TrainError> {
     match &config.from {
-        Some(path) => from_file(path, config),
+        Some(path) => {
+            let model = from_file(path, config)?;
+            check_name(path, config, model.graph().name())?;
+            Ok(model)
+        }
         None => {
-            let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
+            let graph = zoo::build(config.zoo_network(), config.dataset.classes()).map_err(ConfigError::from)?;
             let parameters = initialise(&graph, config.seed);
             Ok(Model::try_new(graph, parameters).expect("initialisation fits its graph"))
         }
@@ -32,11 +37,26 @@ pub(super) fn teacher(config: &Config) -> Result<Option<Model>, TrainError> {
     config.teacher.as_deref().map(|path| from_file(path, config)).transpose()
 }
 
-/// ONNX files and our own checkpoints bring their graph; other safetensors files hold the weights of a network of the zoo
+/// Refuses to train the network `found` in a file where another one is asked for.
+fn check_name(path: &Path, config: &Config, found: &str) -> Result<(), ConfigError> {
+    match &config.network {
+        Some(network) if network != found => Err(ConfigError::Value {
+            key: "network",
+            found: format!("{network:?}"),
+            expected: format!("{found:?}, which {} holds, or nothing", path.display()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// ONNX files, exports and our own checkpoints bring their graph; other safetensors files hold the weights of a network of the zoo
 /// under its PyTorch names.
 fn from_file(path: &Path, config: &Config) -> Result<Model, TrainError> {
-    let model = if path.extension().is_some_and(|extension| extension == "onnx") {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let model = if name.ends_with(".onnx") {
         onnx::import(path)?
+    } else if name.ends_with(".srz") || name.ends_with(".csr.safetensors") {
+        csr::read(path)?
     } else {
         let file = dense::read(path)?;
         if file.metadata.contains_key(GRAPH_KEY) {
@@ -61,7 +81,7 @@ fn from_file(path: &Path, config: &Config) -> Result<Model, TrainError> {
 }
 
 fn named(path: &Path, config: &Config, mut tensors: TensorMap) -> Result<Model, TrainError> {
-    let graph = zoo::build(&config.network, config.dataset.classes()).map_err(ConfigError::from)?;
+    let graph = zoo::build(config.zoo_network(), config.dataset.classes()).map_err(ConfigError::from)?;
     tensors.retain(|name, _| !name.starts_with(STATE_PREFIX));
     let fits = |e: ModelError| match e {
         ModelError::Variance { .. } => Error::malformed(path, e.to_string()),

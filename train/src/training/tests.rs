@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sr2_formats::Tensor;
 use sr2_models::checkpoint;
 use sr2_models::initialisation::initialise;
 use sr2_models::{BatchNormalization, Conv, Gemm, GraphBuilder, Node, Op};
@@ -233,6 +234,28 @@ fn a_sparsity_that_would_empty_layers_is_refused() {
 }
 
 #[test]
+fn a_sparsity_below_that_of_the_file_needs_a_method_whose_zeros_come_back() {
+    let mut parameters = initialise(&graph(), 0);
+    let weight = &parameters["two.weight"];
+    let values: Vec<f32> = weight.data().iter().enumerate().map(|(i, w)| if i % 4 == 0 { *w } else { 0.0 }).collect();
+    parameters.insert("two.weight".into(), Tensor::new(weight.shape().to_vec(), values));
+    let model = Model::try_new(graph(), parameters).unwrap();
+    let with = |method, sparsity| {
+        let config =
+            Config { method, lambda: None, sparsity: Some(sparsity), from: Some("file".into()), ..Config::default() };
+        recipe::check_zeros(&config.resolve().unwrap(), &model)
+    };
+    // Zeros are 324 of 674 weights: 48.07 %.
+    for method in [Method::OneShot, Method::Lamp, Method::Magnitude] {
+        let error = with(method, 0.4).unwrap_err().to_string();
+        let expected = "sparsity is 0.4, expected at least 0.4808: the network has 48.07 % zeros already, ";
+        assert!(error.starts_with(expected), "{error}");
+        with(method, 0.4808).unwrap();
+    }
+    with(Method::Sr2, 0.4).unwrap();
+}
+
+#[test]
 fn a_resumed_run_leaves_the_bits_of_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let straight = finish(fresh(&config(&folder.path().join("straight"))));
@@ -377,15 +400,20 @@ fn recalibration_averages_the_batches() {
 fn a_run_starts_from_weights_of_the_zoo_a_checkpoint_or_onnx() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let from =
-        |path: PathBuf| start::model(&Config { network: "resnet8".into(), from: Some(path), ..Config::default() });
-    let zoo = start::model(&Config { network: "resnet8".into(), seed: 7, ..Config::default() }).unwrap();
+    let from = |path: PathBuf| {
+        start::model(&Config { network: Some("resnet8".into()), from: Some(path), ..Config::default() })
+    };
+    let zoo = start::model(&Config { network: Some("resnet8".into()), seed: 7, ..Config::default() }).unwrap();
     sr2_formats::dense::write(at("weights.safetensors"), zoo.parameters(), &Default::default()).unwrap();
     assert_eq!(from(at("weights.safetensors")).unwrap(), zoo);
 
     let summary = finish(fresh(&config(folder.path())));
     let checkpoint = checkpoint::read(&summary.checkpoint).unwrap().model;
-    assert_eq!(from(summary.checkpoint.clone()).unwrap(), checkpoint);
+    let of_file = Config { from: Some(summary.checkpoint.clone()), ..Config::default() };
+    assert_eq!(start::model(&of_file).unwrap(), checkpoint);
+    let error = from(summary.checkpoint.clone()).unwrap_err();
+    let expected = "network is \"resnet8\", expected \"tiny\", which ";
+    assert!(error.to_string().starts_with(expected) && error.exit_code() == 2, "{error}");
 
     let wrong = Config { from: Some(at("weights.safetensors")), ..Config::default() };
     let error = start::model(&wrong).unwrap_err();
