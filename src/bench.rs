@@ -73,7 +73,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let data = match arguments.images.data {
         None => None,
         Some(_) => {
-            let classes = Model::load(&path)?.output_shape().iter().product();
+            let network = Model::load(&path)?;
+            model::check_input(&path, network.input_shape())?;
+            let classes = network.output_shape().iter().product();
             let (images, labels) = model::normalised(&arguments.images.load(classes)?);
             Some(LabelledImages { images, labels })
         }

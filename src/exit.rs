@@ -108,7 +108,11 @@ fn of_engine(error: &sr2_infer::Error) -> Option<u8> {
     match error {
         Error::File(error) => Some(of_file(error)),
         Error::Isa(_) | Error::Option { .. } | Error::TuningMismatch { .. } => Some(2),
-        Error::Operator { .. } | Error::Weight { .. } | Error::Size { .. } | Error::TuningFile { .. } => Some(3),
+        Error::Operator { .. }
+        | Error::Weight { .. }
+        | Error::Size { .. }
+        | Error::Memory { .. }
+        | Error::TuningFile { .. } => Some(3),
         _ => None,
     }
 }

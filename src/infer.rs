@@ -1,9 +1,10 @@
 //! `sr2-prune infer`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use anyhow::bail;
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
@@ -81,17 +82,24 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.plan {
         return Ok(print(engine.plan().to_string())?);
     }
+    model::check_input(&path, engine.input_shape())?;
     let classes = engine.output_shape().iter().product();
     let own = !arguments.images.is_empty();
     let dataset = match own {
         true => data::read_images(arguments.test.kind(classes)?, &arguments.images)?,
         false => arguments.test.load(classes)?,
     };
-    let report = classify(&engine, arguments.batch, &dataset, own.then_some(&arguments.images))?;
+    let report = classify(&path, &engine, arguments.batch, &dataset, own.then_some(&arguments.images))?;
     arguments.format.print(&report)
 }
 
-fn classify(engine: &Engine, batch: usize, dataset: &Dataset, files: Option<&Vec<PathBuf>>) -> anyhow::Result<Report> {
+fn classify(
+    path: &Path,
+    engine: &Engine,
+    batch: usize,
+    dataset: &Dataset,
+    files: Option<&Vec<PathBuf>>,
+) -> anyhow::Result<Report> {
     let (images, labels) = model::normalised(dataset);
     let (size, classes) = (images.len() / dataset.len(), engine.output_shape().iter().product());
     let mut logits = vec![0.0; dataset.len() * classes];
@@ -101,6 +109,10 @@ fn classify(engine: &Engine, batch: usize, dataset: &Dataset, files: Option<&Vec
         engine.run(images, logits, &mut scratch)?;
     }
     let images_per_s = dataset.len() as f64 / start.elapsed().as_secs_f64();
+    if let Some(at) = logits.iter().position(|logit| !logit.is_finite()) {
+        let problem = format!("answers {} for image {}, expected finite logits", logits[at], at / classes);
+        bail!(sr2_formats::Error::malformed(path, problem));
+    }
 
     let names = dataset.kind().class_names();
     let predictions = logits.chunks(classes).enumerate().map(|(index, logits)| {
@@ -134,7 +146,8 @@ impl fmt::Display for Report {
         };
         table.set_header(["network", "images", "accuracy", "images/s"]);
         let images = self.predictions.len().to_string();
-        table.add_row([self.network.as_str(), &images, &percent(accuracy), &format!("{:.0}", self.images_per_s)]);
+        let network = self.network.escape_debug().to_string();
+        table.add_row([network.as_str(), &images, &percent(accuracy), &format!("{:.0}", self.images_per_s)]);
         write!(f, "{table}")
     }
 }

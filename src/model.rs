@@ -23,6 +23,16 @@ pub fn locate(model: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(export)
 }
 
+/// Refuses a network that does not take the images of the datasets.
+pub fn check_input(path: &Path, shape: &[usize]) -> anyhow::Result<()> {
+    const EXPECTED: [usize; 3] = [3, 32, 32];
+    if shape != EXPECTED {
+        let problem = format!("takes images of shape {shape:?}, but those of the datasets have {EXPECTED:?}");
+        bail!(sr2_formats::Error::unsupported(path, problem));
+    }
+    Ok(())
+}
+
 /// Threads to run a model on.
 #[derive(Debug, Args)]
 pub struct Threads {

@@ -169,6 +169,35 @@ fn onnx_with_an_unknown_operator_or_cut() {
     refuse(infer(), 3, &["model.onnx", "truncated"]);
 }
 
+/// As many values as an image of the dataset has, in another shape.
+#[test]
+fn a_network_for_other_images() {
+    let (folder, path) = changed("export/model.onnx", |_| ());
+    let mut model = onnx::read(&path).unwrap();
+    let input = model.graph.as_mut().unwrap().input[0].r#type.as_mut().unwrap();
+    let Some(onnx::proto::type_proto::Value::TensorType(tensor)) = &mut input.value else { panic!("no tensor") };
+    for (dim, size) in tensor.shape.as_mut().unwrap().dim[2..].iter_mut().zip([16, 64]) {
+        dim.value = Some(onnx::proto::tensor_shape_proto::dimension::Value::DimValue(size));
+    }
+    onnx::write(&path, &model).unwrap();
+    let problem = ["model.onnx", "takes images of shape [3, 16, 64]", "[3, 32, 32]"];
+    refuse(sr2(folder.path(), &["infer", "--model", "model.onnx", "--data", DATA]), 3, &problem);
+    refuse(sr2(folder.path(), &["bench", "model.onnx", "--data", DATA]), 3, &problem);
+}
+
+#[test]
+fn a_network_whose_logits_overflow() {
+    let (folder, path) = changed("export/model.onnx", |_| ());
+    let mut model = onnx::read(&path).unwrap();
+    let weights = &mut model.graph.as_mut().unwrap().initializer;
+    let last = weights.iter_mut().find(|tensor| tensor.name() == "fc.weight").unwrap();
+    let shape: Vec<usize> = last.dims.iter().map(|size| *size as usize).collect();
+    *last = onnx::float_tensor("fc.weight", &sr2_formats::Tensor::full(shape, f32::MAX));
+    onnx::write(&path, &model).unwrap();
+    let infer = sr2(folder.path(), &["infer", "--model", "model.onnx", "--data", DATA]);
+    refuse(infer, 3, &["model.onnx", "answers inf for image 0, expected finite logits"]);
+}
+
 #[test]
 fn images_that_are_none() {
     let folder = tempfile::tempdir().unwrap();
