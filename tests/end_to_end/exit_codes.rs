@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::program::{json, refuse, sr2, succeed};
-use crate::sample::{DATA, few_images, short_run, short_training};
+use crate::sample::{DATA, few_images, short_run, short_training, test_images, write_binary};
 
 /// The program in an empty folder that is also its user's home.
 fn at_home(folder: &Path, arguments: &[&str]) -> Command {
@@ -226,6 +226,18 @@ fn a_finished_run_and_a_name_that_is_taken() {
     succeed(short_training(folder.path(), "r", 1));
     refuse(short_training(folder.path(), "r", 1), 2, &["runs/r: this run exists", "--resume", "--name"]);
     refuse(sr2(folder.path(), &["train", "--resume", "runs/none"]), 4, &["runs/none/config.toml", "No such file"]);
+}
+
+#[test]
+fn too_few_images_to_hold_some_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = test_images();
+    for (name, count) in [("data_batch_1.bin", 9), ("test_batch.bin", 5)] {
+        write_binary(&folder.path().join(name), &images, count);
+    }
+    let train = sr2(folder.path(), &["train", "--data", ".", "--batch-size", "4", "--epochs", "1"]);
+    refuse(train, 3, &["9 training images, expected at least 10", "data check"]);
+    assert!(!folder.path().join("runs").exists());
 }
 
 #[test]

@@ -16,8 +16,8 @@ use sr2_train::executor::Executor;
 use sr2_train::layout::{ParameterLayout, flatten};
 use sr2_train::tape::TapeExecutor;
 
-use crate::program::{json, sr2};
-use crate::sample::{DATA, Pruned, final_checkpoint, pruned, short_training, test_images};
+use crate::program::{json, refuse, sr2, succeed};
+use crate::sample::{DATA, Pruned, few_images, final_checkpoint, pruned, short_run, short_training, test_images};
 
 /// Largest difference of a logit from the reference interpreter's, relative to the range of its logits: f32 sums in
 /// any order stay below, one wrong weight does not.
@@ -206,4 +206,22 @@ fn the_same_settings_give_the_same_bits() {
     assert!(first == checkpoint("again", &["--threads", "1"]), "a second run of the same settings differs");
     assert!(first == checkpoint("threads", &["--threads", "2"]), "two threads differ from one");
     assert!(first != checkpoint("seed", &["--seed", "1"]), "another seed changes nothing");
+}
+
+#[test]
+fn a_run_from_an_export_trains_and_records_the_network_in_it() {
+    let export = short_run().join("export");
+    let folder = tempfile::tempdir().unwrap();
+    let train = |file: &str, more: &[&str]| {
+        let (data, file) = (few_images().to_str().unwrap(), export.join(file));
+        let from = ["train", "--data", data, "--from", file.to_str().unwrap(), "--epochs", "1", "--batch-size", "50"];
+        sr2(folder.path(), &[&from[..], more].concat())
+    };
+    for file in ["model.srz", "model.csr.safetensors", "model.onnx"] {
+        succeed(train(file, &["--name", file]));
+        let config = fs::read_to_string(folder.path().join("runs").join(file).join("config.toml")).unwrap();
+        assert!(config.contains("network = \"resnet8\"\n"), "{config}");
+        let expected = ["network is \"resnet20\", expected \"resnet8\", which", file];
+        refuse(train(file, &["--network", "resnet20"]), 2, &expected);
+    }
 }

@@ -42,7 +42,7 @@ pub fn few_images() -> &'static Path {
 }
 
 /// Writes the first `count` images in the official layout: a label byte and 3,072 pixel bytes each.
-fn write_binary(path: &Path, images: &Dataset, count: usize) {
+pub fn write_binary(path: &Path, images: &Dataset, count: usize) {
     let record = |i| [&[images.label(i) as u8], images.image(i)].concat();
     fs::write(path, (0..count).flat_map(record).collect::<Vec<u8>>()).unwrap();
 }

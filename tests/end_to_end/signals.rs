@@ -10,21 +10,34 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::program::{refuse, refused, sr2};
-use crate::sample::{final_checkpoint, short_training};
+use crate::sample::{few_images, final_checkpoint, short_training};
 
 const EPOCHS: usize = 4;
 
 /// Starts a training in `runs/r` of `folder`; returns when its first epoch has ended, with what it said until then.
 pub fn start(folder: &Path, epochs: usize) -> (Child, String) {
     let mut command = short_training(folder, "r", epochs);
+    until(&mut command, "epoch 1: ")
+}
+
+/// Starts a command; returns when it has said `text`, with what it said until then.
+fn until(command: &mut Command, text: &str) -> (Child, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut said, stderr) = (String::new(), child.stderr.as_mut().unwrap());
     // One byte at a time, so that nothing after the line is lost with the reader.
     let mut lines = BufReader::with_capacity(1, stderr);
-    while !said.contains("epoch 1: ") {
+    while !said.contains(text) {
         assert!(lines.read_line(&mut said).unwrap() > 0, "ended early: {said}");
     }
     (child, said)
+}
+
+/// Sends a signal and waits for the end.
+fn end(mut child: Child, said: String, signal: &str) -> Output {
+    send(signal, &child);
+    let mut stderr = said.into_bytes();
+    child.stderr.as_mut().unwrap().read_to_end(&mut stderr).unwrap();
+    Output { status: child.wait().unwrap(), stdout: Vec::new(), stderr }
 }
 
 /// Sends a signal, such as `-INT`.
@@ -63,12 +76,8 @@ fn assert_resumes(folder: &Path) {
 
 fn stopped_by(signal: &str, name: &str, code: i32) {
     let folder = tempfile::tempdir().unwrap();
-    let (mut child, said) = start(folder.path(), EPOCHS);
-    send(signal, &child);
-    let mut stderr = said.into_bytes();
-    child.stderr.as_mut().unwrap().read_to_end(&mut stderr).unwrap();
-    let output = Output { status: child.wait().unwrap(), stdout: Vec::new(), stderr };
-    refused(&output, code, &[name, "go on with", "sr2-prune train --resume runs/r"]);
+    let (child, said) = start(folder.path(), EPOCHS);
+    refused(&end(child, said, signal), code, &[name, "go on with", "sr2-prune train --resume runs/r"]);
     assert_resumes(folder.path());
 }
 
@@ -101,4 +110,31 @@ fn a_run_in_use_is_left_alone() {
     assert_eq!(child.try_wait().unwrap(), None, "the first training goes on");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn a_stopped_demo_goes_on_as_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (child, said) = until(&mut sr2(folder.path(), &["demo"]), "training in ");
+    let resume = ["train", "--resume", "runs/resnet8-cifar10-1"];
+    refused(&end(child, said, "-INT"), 130, &["go on with: sr2-prune", &resume.join(" ")]);
+    let (child, said) = until(&mut sr2(folder.path(), &resume), "training in ");
+    refused(&end(child, said, "-INT"), 130, &["go on with"]);
+}
+
+#[test]
+fn a_reader_of_the_log_that_goes_ends_no_training() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("study.toml"),
+        "network = \"resnet8\"\nepochs = 1\nbatch_size = 50\n[[grid]]\nseed = 0\n",
+    )
+    .unwrap();
+    let sweep = sr2(folder.path(), &["sweep", "study.toml", "--data", few_images().to_str().unwrap()]);
+    for mut command in [short_training(folder.path(), "r", 1), sweep] {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stderr.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{command:?}");
+    }
+    assert!(folder.path().join("runs/r/summary.json").exists());
 }
