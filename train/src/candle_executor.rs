@@ -20,7 +20,7 @@ use crate::executor::{Batch, BatchLoss, Executor, ExecutorError, Precision, Supp
 use crate::layout::{ParameterLayout, Segment};
 use crate::metrics::Passes;
 use crate::optimizer::{Averages, Optimizer, StepError, StepReport};
-use channels_last::ChannelsLast;
+use channels_last::{ChannelsLast, Pass};
 use resident::{OnDevice, Resident};
 use transfer::{download, upload};
 
@@ -255,17 +255,24 @@ impl CandleExecutor {
         let logits = pass.logits()?;
         let labels = upload(labels, labels.len(), &self.device)?;
         let at_logits = sr2_cuda::cross_entropy_gradient(&logits, &labels)?;
-        for (index, node) in graph.nodes().iter().enumerate() {
-            let Op::BatchNormalization(norm) = &node.op else { continue };
-            let (moments, values) = pass.moments(index, node.inputs[0]).expect("a pass that kept its values");
-            let places = [&norm.mean, &norm.var].map(|name| place(&self.layout, name));
-            let old = places.map(|place| &self.running[place]);
-            let moved = sr2_cuda::running_statistics(old, moments, values, norm.momentum)?;
-            places.into_iter().zip(moved).for_each(|(place, moved)| self.running[place] = moved);
-        }
+        let running = moved_running(graph, &self.layout, &self.running, &pass)?;
         let mut gradients = own.backward(graph, &tensors, pass, &at_logits)?;
         let gradients = self.layout.trainable().iter().map(|s| gradients.remove(&s.spec.name)).collect();
+        self.running = running;
         Ok((gradients, logits))
+    }
+
+    fn try_move_statistics(&mut self, parameters: &[f32], batch: &Batch) -> candle_core::Result<()> {
+        let images = self.images(&batch.images, batch.labels.len())?;
+        let tensors = self.named(tensors(self.layout.trainable(), parameters, &self.device)?);
+        let Some(own) = &self.channels_last else {
+            let (_, statistics) = self.forward(&tensors, images, Mode::Training)?;
+            return self.move_running(&statistics);
+        };
+        let settings = (Mode::Training, self.dtype(Mode::Training), true);
+        let pass = own.forward((&self.graph, &self.last_reads), &tensors, &images, settings)?;
+        self.running = moved_running(&self.graph, &self.layout, &self.running, &pass)?;
+        Ok(())
     }
 
     fn try_gradient(
@@ -332,6 +339,10 @@ impl Executor for CandleExecutor {
         Ok(cross_entropy(&logits, &batch.labels, self.graph.output_shape()[0], None))
     }
 
+    fn move_statistics(&mut self, parameters: &[f32], batch: &Batch) -> Result<(), ExecutorError> {
+        self.try_move_statistics(parameters, batch).map_err(failed)
+    }
+
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
         let network = self.network(parameters).map_err(failed)?;
         self.try_logits(&network, images, count, Mode::Inference).map_err(failed)
@@ -363,6 +374,25 @@ impl Executor for CandleExecutor {
     fn candle(&mut self) -> Option<&mut CandleExecutor> {
         Some(self)
     }
+}
+
+/// The running statistics, moved by those of a pass that kept its values.
+fn moved_running(
+    graph: &Graph,
+    layout: &ParameterLayout,
+    running: &[Tensor],
+    pass: &Pass,
+) -> candle_core::Result<Vec<Tensor>> {
+    let mut running = running.to_vec();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let Op::BatchNormalization(norm) = &node.op else { continue };
+        let (moments, values) = pass.moments(index, node.inputs[0]).expect("a pass that kept its values");
+        let places = [&norm.mean, &norm.var].map(|name| place(layout, name));
+        let old = places.map(|place| &running[place]);
+        let moved = sr2_cuda::running_statistics(old, moments, values, norm.momentum)?;
+        places.into_iter().zip(moved).for_each(|(place, moved)| running[place] = moved);
+    }
+    Ok(running)
 }
 
 /// The number of the buffer of that name.

@@ -50,12 +50,11 @@ pub fn recalibrate(
     let momenta = momenta(executor, graph);
     let zeros = vec![0.0; momenta.len()];
     let mut sums = vec![0.0f64; momenta.len()];
-    let mut gradient = vec![0.0; parameters.len()];
     for _ in 0..batches {
         let loaded = loader.next_batch();
         // From zero, the running statistics become `momentum` times the batch's.
         executor.set_buffers(&zeros)?;
-        executor.loss_and_gradient(parameters, &loaded.batch, &mut gradient)?;
+        executor.move_statistics(parameters, &loaded.batch)?;
         for ((sum, buffer), momentum) in sums.iter_mut().zip(executor.buffers()?).zip(&momenta) {
             *sum += f64::from(buffer) / f64::from(*momentum);
         }

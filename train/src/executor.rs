@@ -100,6 +100,9 @@ pub trait Executor {
     /// but nothing is kept: no gradient, and the running statistics stay.
     fn loss(&mut self, parameters: &[f32], batch: &Batch) -> Result<BatchLoss, ExecutorError>;
 
+    /// Moves the running statistics once, as [`Executor::loss_and_gradient`] would, by a forward pass alone.
+    fn move_statistics(&mut self, parameters: &[f32], batch: &Batch) -> Result<(), ExecutorError>;
+
     /// Logits `[count, classes]` at `parameters`, batch norm with the running statistics.
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError>;
 

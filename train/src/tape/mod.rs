@@ -341,6 +341,14 @@ impl Executor for TapeExecutor {
         Ok(self.loss_of_all(part, count, whole))
     }
 
+    fn move_statistics(&mut self, parameters: &[f32], batch: &Batch) -> Result<(), ExecutorError> {
+        let count = self.check(parameters, batch)?;
+        let whole = self.whole(count);
+        self.forward(parameters, &batch.images, [count, whole], Statistics::Batch)?;
+        self.plan.steps.iter().for_each(|step| step.move_running(&mut self.running));
+        Ok(())
+    }
+
     fn logits(&mut self, parameters: &[f32], images: &[f32], count: usize) -> Result<Vec<f32>, ExecutorError> {
         self.check_images(parameters, images, count)?;
         let mut logits = Vec::with_capacity(count * self.classes());
