@@ -155,7 +155,8 @@ pub struct StepRecord {
     pub sparsity: f64,
 }
 
-/// One epoch.
+/// One epoch. What is measured on held-out images is the network that the run would give if it ended here: of a method
+/// that averages the weights, their average, with batch-norm statistics of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// Epoch, from 1.

@@ -9,10 +9,10 @@ use sr2_models::checkpoint::Checkpoint;
 use sr2_models::{Graph, Model};
 
 use crate::candle_executor::CandleExecutor;
-use crate::collective::{Collective, any, part};
+use crate::collective::{Collective, any};
 use crate::config::{Config, Method};
-use crate::data::{BatchLoader, LoaderOptions, Position};
-use crate::evaluation::{Evaluation, evaluate, recalibrate};
+use crate::data::{BatchLoader, Position};
+use crate::evaluation::evaluate;
 use crate::executor::{Batch, BatchLoss, Executor, ExecutorError};
 use crate::layout::{ParameterLayout, flatten, unflatten};
 use crate::metrics::{Census, EpochRecord, EpochTotals, Passes, Record, StepRecord, read_records, training_seconds};
@@ -33,6 +33,7 @@ mod start;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod validation;
 mod warnings;
 
 use entry::Images;
@@ -43,8 +44,6 @@ use teacher::Teacher;
 
 /// Steps between two step records in the metrics.
 pub(crate) const LOG_EVERY: u64 = 50;
-/// Training batches whose statistics the final batch norm uses.
-const RECALIBRATION_BATCHES: usize = 32;
 /// Rejections in a row after which sigma has long been at its cap and no step will be taken any more.
 const ENDLESS_REJECTION: u64 = 100;
 
@@ -155,15 +154,7 @@ impl Session {
         let buffers = flatten(layout.buffers(), model.parameters());
         let layers = setup::layers(&config, &graph, &layout)?;
         let position = saved.as_ref().map_or(Position::default(), |(state, _)| state.position);
-        let options = LoaderOptions {
-            batch_size: config.step_images(),
-            part: Some(part(&*team, config.step_images())),
-            seed: config.seed,
-            augment: true,
-            workers: config.workers,
-            start: position,
-        };
-        let loader = BatchLoader::new(images.train.clone(), &options)?;
+        let loader = setup::loader(&config, &images.train, &*team, position)?;
         let settings = setup::settings(&config, &layers, config.epochs * loader.batches_per_epoch())?;
         let executor = setup::executor(&config, &graph, buffers, &team)?;
         let teacher = start::teacher(&config)?.map(|model| Teacher::new(&config, &model, &team)).transpose()?;
@@ -344,8 +335,8 @@ impl Session {
         self.fetch()?;
         self.check_in_step()?;
         let images_per_s = self.clock.images_per_s();
-        let validation = self.validate()?;
         let census = self.census();
+        let validation = self.validate_epoch(census.sparsity())?;
         let totals = std::mem::take(&mut self.totals);
         let record = EpochRecord {
             epoch: self.position.epoch,
@@ -365,11 +356,6 @@ impl Session {
             observer.on_warning(&warnings::stuck(bound, record.sigma));
         }
         self.run.log(&Record::Epoch(record))?;
-        let candidate = Best { sparsity: census.sparsity(), validation_accuracy: validation.accuracy };
-        if self.best.is_none_or(|best| candidate.beats(&best)) {
-            self.best = Some(candidate);
-            self.run.save_best(&self.checkpoint(None, None)?)?;
-        }
         self.save(None)?;
         self.clock = EpochClock::start();
         Ok(())
@@ -383,8 +369,7 @@ impl Session {
         if let Some(averaged) = self.optimizer.averaged(&self.parameters) {
             self.parameters = averaged;
         }
-        let executor = self.executor.as_mut();
-        recalibrate(executor, &self.graph, &self.parameters, &mut self.loader, RECALIBRATION_BATCHES)?;
+        self.recalibrate()?;
         self.summarise()
     }
 
@@ -396,7 +381,7 @@ impl Session {
             std::mem::replace(&mut self.images.test, Box::new(|| unreachable!("the test set is read once")));
         let batch_size = self.config.batch_size;
         let test = evaluate(self.executor.as_mut(), &self.parameters, &load_test()?, batch_size, &*self.team)?;
-        let accuracies = Accuracies { validation: validation_accuracy, test: test.accuracy };
+        let accuracies = Accuracies { validation: validation_accuracy, test: Some(test.accuracy) };
         let checkpoint = match self.last_checkpoint().filter(|_| self.finished) {
             Some(saved) => saved,
             None => self.save(Some(accuracies))?,
@@ -416,11 +401,6 @@ impl Session {
         };
         self.run.save_summary(&summary)?;
         Ok(summary)
-    }
-
-    fn validate(&mut self) -> Result<Evaluation, ExecutorError> {
-        let batch_size = self.config.batch_size;
-        evaluate(self.executor.as_mut(), &self.parameters, &self.images.validation, batch_size, &*self.team)
     }
 
     fn census(&mut self) -> Census {
@@ -448,9 +428,6 @@ impl Session {
     }
 
     fn checkpoint(&self, accuracies: Option<Accuracies>, seconds: Option<f64>) -> Result<Checkpoint, ExecutorError> {
-        let layout = self.executor.layout();
-        let mut tensors = unflatten(layout.trainable(), &self.parameters);
-        tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()?));
         let state = State {
             optimizer: self.optimizer.state().clone(),
             position: self.position,
@@ -460,10 +437,17 @@ impl Session {
             finished: accuracies.is_some(),
             seconds,
         };
-        let model = Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's");
+        let model = self.model()?;
         let averages = self.optimizer.averages().clone();
         let provenance = provenance(&self.config, state.optimizer.step, accuracies);
         Ok(Snapshot { model, state, averages }.into_checkpoint(provenance))
+    }
+
+    fn model(&self) -> Result<Model, ExecutorError> {
+        let layout = self.executor.layout();
+        let mut tensors = unflatten(layout.trainable(), &self.parameters);
+        tensors.extend(unflatten(layout.buffers(), &self.executor.buffers()?));
+        Ok(Model::try_new(self.graph.clone(), tensors).expect("the layout is the graph's"))
     }
 }
 

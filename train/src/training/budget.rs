@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use sr2_models::Model;
 
 use super::{Images, setup};
-use crate::collective::{Collective, any, part};
+use crate::collective::{Collective, any};
 use crate::config::{Config, ConfigError, Method};
-use crate::data::{BatchLoader, LoaderOptions};
+use crate::data::Position;
 use crate::executor::Executor;
 use crate::layout::{ParameterLayout, flatten};
 use crate::train_error::TrainError;
@@ -34,10 +34,7 @@ pub(super) fn epochs(
     let layout = ParameterLayout::new(model.graph());
     let parameters = flatten(layout.trainable(), model.parameters());
     let mut executor = setup::executor(config, model.graph(), flatten(layout.buffers(), model.parameters()), team)?;
-    let batch_size = config.step_images();
-    let part = Some(part(&**team, batch_size));
-    let options = LoaderOptions { batch_size, part, seed: config.seed, augment: true, ..LoaderOptions::default() };
-    let mut loader = BatchLoader::new(images.train.clone(), &options)?;
+    let mut loader = setup::loader(config, &images.train, &**team, Position::default())?;
     let mut gradient = vec![0.0; parameters.len()];
     let tested = |step: u32| match config.method {
         Method::Sr2 => u64::from(step + 1).is_multiple_of(config.test_every.expect("the configuration is resolved")),

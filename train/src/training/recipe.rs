@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use sr2_models::Model;
 
-use super::{RECALIBRATION_BATCHES, setup};
+use super::setup;
+use super::validation::RECALIBRATION_BATCHES;
 use crate::config::{Config, ConfigError, Method};
 use crate::layout::{ParameterLayout, flatten};
 use crate::optimizer::Layers;

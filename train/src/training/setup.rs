@@ -8,8 +8,9 @@ use wildmatch::WildMatch;
 
 use super::recipe;
 use crate::candle_executor::{CandleExecutor, DeviceKind};
-use crate::collective::Collective;
+use crate::collective::{Collective, part};
 use crate::config::{Config, ConfigError, Control, ExecutorKind, Method};
+use crate::data::{BatchLoader, Dataset, LoaderError, LoaderOptions, Position};
 use crate::direction::Direction;
 use crate::executor::{Executor, ExecutorError};
 use crate::group::Grouping;
@@ -47,6 +48,19 @@ pub(super) fn executor(
     executor.set_buffers(&buffers)?;
     executor.set_team(team.clone());
     Ok(Box::new(executor))
+}
+
+/// Training batches from `start` on, this process's part of each.
+pub(super) fn loader(
+    config: &Config,
+    train: &Arc<Dataset>,
+    team: &dyn Collective,
+    start: Position,
+) -> Result<BatchLoader, LoaderError> {
+    let batch_size = config.step_images();
+    let part = Some(part(team, batch_size));
+    let options = LoaderOptions { batch_size, part, seed: config.seed, augment: true, workers: config.workers, start };
+    BatchLoader::new(train.clone(), &options)
 }
 
 fn is_tape(config: &Config) -> bool {

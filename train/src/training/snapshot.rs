@@ -62,11 +62,11 @@ impl Best {
     }
 }
 
-/// Accuracies of a finished run.
+/// Accuracies of a network that was measured; on test images only those of a finished run.
 #[derive(Clone, Copy)]
 pub(super) struct Accuracies {
     pub(super) validation: f64,
-    pub(super) test: f64,
+    pub(super) test: Option<f64>,
 }
 
 impl Snapshot {
@@ -138,7 +138,7 @@ pub(super) fn provenance(config: &Config, steps: u64, accuracies: Option<Accurac
     .into();
     if let Some(Accuracies { validation, test }) = accuracies {
         training.insert("validation_accuracy".into(), json!(validation));
-        training.insert("test_accuracy".into(), json!(test));
+        training.extend(test.map(|test| ("test_accuracy".into(), json!(test))));
     }
     let kind = config.dataset;
     Provenance {

@@ -2,6 +2,7 @@ mod crashes;
 mod devices;
 mod failures;
 mod processes;
+mod validation;
 
 use std::path::Path;
 
@@ -358,41 +359,6 @@ struct Sigmas(Vec<f64>);
 impl Observer for Sigmas {
     fn on_step(&mut self, step: &StepRecord, _: &SoFar) {
         self.0.push(step.sigma);
-    }
-}
-
-#[test]
-fn the_better_network_is_the_sparser_and_within_a_tie_the_more_accurate() {
-    let best = |sparsity, validation_accuracy| Best { sparsity, validation_accuracy };
-    assert!(best(0.90, 0.5).beats(&best(0.80, 0.9)));
-    assert!(!best(0.80, 0.9).beats(&best(0.90, 0.5)));
-    assert!(best(0.90, 0.51).beats(&best(0.904, 0.5)));
-    assert!(!best(0.904, 0.5).beats(&best(0.90, 0.5)));
-}
-
-#[test]
-fn recalibration_averages_the_batches() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut session = fresh(&config(folder.path()));
-    let executor = session.executor.as_mut();
-    let batches: Vec<Batch> = {
-        let options = LoaderOptions { batch_size: BATCH, ..LoaderOptions::default() };
-        let mut loader = BatchLoader::new(session.images.train.clone(), &options).unwrap();
-        (0..3).map(|_| loader.next_batch().batch).collect()
-    };
-    // Running statistics of one batch at a time, from PyTorch's rule with momentum 0.1.
-    let start = executor.buffers().unwrap();
-    let mut expected = vec![0.0f64; start.len()];
-    for batch in &batches {
-        executor.set_buffers(&start).unwrap();
-        executor.loss_and_gradient(&session.parameters, batch, &mut vec![0.0; session.parameters.len()]).unwrap();
-        for ((e, after), before) in expected.iter_mut().zip(executor.buffers().unwrap()).zip(&start) {
-            *e += (f64::from(after) - 0.9 * f64::from(*before)) / 0.1 / 3.0;
-        }
-    }
-    recalibrate(executor, &session.graph, &session.parameters, &mut session.loader, 3).unwrap();
-    for (i, (found, expected)) in executor.buffers().unwrap().iter().zip(&expected).enumerate() {
-        assert!((f64::from(*found) - expected).abs() < 1e-5, "buffer {i}: {found}, expected {expected}");
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::collective::agree;
 use crate::collective::threads::together;
+use crate::metrics::read_records;
 
 /// Largest distance of the final weights of [`graph`] after 15 steps from those of one process, relative to their norm:
 /// what rounding in other sums grows to.
@@ -64,6 +65,12 @@ fn assert_close(what: &str, found: &Summary, expected: &Summary) {
     assert!((found.test_loss / expected.test_loss - 1.0).abs() < TRAJECTORY_TOLERANCE, "{what}");
 }
 
+/// Loss on validation images in each record of a run.
+fn validation_losses(config: &Config) -> Vec<f64> {
+    let loss = |record| if let Record::Epoch(epoch) = record { epoch.validation_loss } else { f64::NAN };
+    read_records(&config.runs.join("run")).unwrap().into_iter().map(loss).collect()
+}
+
 #[test]
 fn two_processes_walk_as_one_with_twice_the_batch() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,13 +78,17 @@ fn two_processes_walk_as_one_with_twice_the_batch() {
         let with = |name: &str, batch_size, processes| {
             let runs = folder.path().join(format!("{method:?}-{name}"));
             let base = Config { debias: None, share: None, lambda: None, sparsity: Some(0.5), ..config(&runs) };
-            Config { method, batch_size, processes, test_every: None, ..base }.resolve().unwrap()
+            let base = Config { control: None, test_every: None, ..base };
+            Config { method, batch_size, processes, ..base }.resolve().unwrap()
         };
         let alone = finish(fresh(&with("alone", BATCH, None)));
         let two = with("two", BATCH / 2, Some(2));
         assert_close("two processes", &summary(trained(2, &two, None)), &alone);
-        let metrics = std::fs::read_to_string(two.runs.join("run/metrics.jsonl")).unwrap();
-        assert_eq!(metrics.lines().count(), 3, "one record an epoch, from one process:\n{metrics}");
+        let [metrics, of_one] = [&two, &with("alone", BATCH, None)].map(validation_losses);
+        assert_eq!(metrics.len(), 3, "one record an epoch, from one process: {metrics:?}");
+        for (found, expected) in metrics.iter().zip(&of_one) {
+            assert!((found / expected - 1.0).abs() < TRAJECTORY_TOLERANCE, "{method:?}: {metrics:?}, {of_one:?}");
+        }
 
         // One process alone is told to stop; three go on, with unequal parts.
         let stopped = with("stopped", BATCH / 2, Some(2));
