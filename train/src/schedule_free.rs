@@ -14,8 +14,11 @@ use crate::trial::Metric;
 ///
 /// What training gives is `x`. With `c = 3 / (k + 3)` at the `k`-th step, from 0, it is the average of the `z` in which the
 /// `k`-th weighs as the square of `k`. While the support moves, what is averaged is not one problem's: there `k` stays at
-/// [`ScheduleFree::MOVING`], or `x` would lag so far behind that `z` runs away. Zeros of `y` are zeros of all three, and a
-/// weight that comes back begins with all three alike.
+/// [`ScheduleFree::MOVING`], or `x` would lag so far behind that `z` runs away.
+///
+/// While the prox leaves a given number of weights and does not shrink them, `z` and `x` keep what it takes away and go on
+/// moving there, so that a weight comes back as what it has become (Lin et al., ICLR 2020, arXiv 2006.07253). Otherwise zeros
+/// of `y` are zeros of all three, and a weight that comes back begins with all three alike ([`Sequences::follow`]).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleFree {
     /// Weight `beta` of the average in `y`, 0 to below 1. Takes the place of momentum.

@@ -200,9 +200,6 @@ impl Resident {
         let model = self.kernels.model(parts)?;
         let (next, sums) = model.attempt(Lambda::Own(&self.lambdas(&*model, layers, left)?))?;
         let sums = Sums::of_each(&download::<f64>(&sums)?);
-        if let (Some(iterate), Some(average)) = (&mut self.iterate, &mut self.average) {
-            [*iterate, *average] = self.kernels.follow([x, &next, iterate, average])?;
-        }
         drop(model);
         self.nonzero = sums.iter().map(|sum| sum.nonzero as usize).collect();
         self.parameters = next;
@@ -384,8 +381,10 @@ impl OnDevice<'_> {
             let old = std::mem::replace(&mut resident.parameters, step.trial);
             resident.nonzero = step.nonzero;
             resident.momentum = step.momentum;
-            if let Some([iterate, average]) = step.sequences {
-                let [iterate, average] = resident.kernels.follow([&old, &resident.parameters, &iterate, &average])?;
+            if let Some([mut iterate, mut average]) = step.sequences {
+                if !rules.settings.keeps_what_is_taken(rules.state.step) {
+                    [iterate, average] = resident.kernels.follow([&old, &resident.parameters, &iterate, &average])?;
+                }
                 (resident.iterate, resident.average) = (Some(iterate), Some(average));
             }
             if let Some(kept) = rules.settings.weight_decay.kept(rules.sigma) {

@@ -129,11 +129,6 @@ impl HostVectors {
         let model = ProximalModel { regulariser, penalised: &penalised, metric };
         model.propose(parameters, &still, &still, &mut self.trial);
         std::mem::swap(parameters, &mut self.trial);
-        if settings.direction.schedule_free().is_some() {
-            for i in layers.penalised.iter().flat_map(|layer| layer.range.clone()).filter(|i| parameters[*i] == 0.0) {
-                (self.averages.iterate[i], self.averages.parameters[i]) = (0.0, 0.0);
-            }
-        }
     }
 
     /// The new direction into a buffer of its own: the momentum only follows if the step is taken.
@@ -239,8 +234,10 @@ impl HostVectors {
         }
         match settings.direction.schedule_free() {
             Some(_) => {
-                let old = &self.trial;
-                layers.prunable.iter().for_each(|range| self.sequences.follow(range.clone(), old, parameters));
+                if !settings.keeps_what_is_taken(state.step) {
+                    let old = &self.trial;
+                    layers.prunable.iter().for_each(|range| self.sequences.follow(range.clone(), old, parameters));
+                }
                 std::mem::swap(&mut self.averages.iterate, &mut self.sequences.iterate);
                 std::mem::swap(&mut self.averages.parameters, &mut self.sequences.average);
             }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::direction::Direction;
-use crate::pruning::PruningPlan;
+use crate::pruning::{PruningPlan, Target};
 use crate::regulariser::Regulariser;
 use crate::schedule::Schedule;
 use crate::share::{PenalisedLayer, Share};
@@ -33,6 +33,16 @@ pub struct Settings {
     pub weight_decay: WeightDecay,
     /// Weight of the past in the average of the weights, if there is one.
     pub ema: Option<f64>,
+}
+
+impl Settings {
+    /// Whether schedule-free averaging keeps what the prox takes away at `step`, so that it may come back as what it has
+    /// become: on the way to a number of weights that the prox leaves in each step, where zeros may come back.
+    pub(crate) fn keeps_what_is_taken(&self, step: u64) -> bool {
+        let Self { regulariser, plan, .. } = self;
+        let meets_number = matches!(plan.target, Target::Weights { .. }) && regulariser.penalty.spares_survivors();
+        meets_number && plan.regrowth && plan.moves(step)
+    }
 }
 
 /// Decay of the prunable weights `w`.

@@ -8,6 +8,7 @@ use crate::share::{PenalisedLayer, Share};
 use crate::sr2::Sr2;
 
 mod convex;
+mod kept;
 mod weight_decay;
 
 use convex::LeastSquares;
