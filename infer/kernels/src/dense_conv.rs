@@ -7,14 +7,33 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Isa;
-use crate::grid::Tile;
+use crate::grid::{Grid, Tile};
+use crate::plane::{ALIGN, Plane};
 use crate::simd::{Kernel, Vector};
 use crate::sparse_conv::PREFETCH;
 use crate::step::Call;
 
 /// Output channels of a block and vectors of a tile at most, which with the operands fill the registers of the tier.
-pub(crate) fn most(isa: Isa) -> [usize; 2] {
+fn most(isa: Isa) -> [usize; 2] {
     if matches!(isa, Isa::Avx512(_)) { [8, 3] } else { [6, 2] }
+}
+
+/// Output channels of a block.
+pub(crate) fn rows(isa: Isa) -> usize {
+    most(isa)[0]
+}
+
+/// The tiles of a channel's outputs: of one row and about one size. The last one has no vectors where just one value
+/// lies behind the whole ones, which then takes a channel a lane, rather than a vector of each channel.
+pub(crate) fn tiles(y: &Plane, isa: Isa) -> Vec<Tile> {
+    let (lanes, [rows, vectors]) = (isa.lanes(), most(isa));
+    let values = y.values();
+    if y.lanes() > 1 || rows > lanes || values < lanes || values % lanes != 1 {
+        return Grid::of(y).tiles(lanes, vectors, [1, vectors]);
+    }
+    let mut tiles = Grid::rows(1, values - 1).tiles(lanes, vectors, [1, vectors]);
+    tiles.push(Tile { at: values - 1, rows: 1, vectors: 0 });
+    tiles
 }
 
 /// The same sum as [`crate::sparse_conv::SparseConv`], over all weights.
@@ -24,9 +43,10 @@ pub(crate) struct DenseConv {
     pub(crate) y: usize,
     pub(crate) residual: Option<usize>,
     pub(crate) stride: usize,
+    /// See [`tiles`].
     pub(crate) tiles: Vec<Tile>,
     pub(crate) mask: Option<Arc<[f32]>>,
-    /// For each chunk, for each block, for each tap, the weights of the block's `rows` channels.
+    /// For each chunk, for each block, for each tap, the weights of the block's `rows` channels; then a vector of zeros.
     pub(crate) weights: Arc<[f32]>,
     pub(crate) rows: usize,
     /// Byte distance of each tap.
@@ -81,6 +101,8 @@ impl Kernel for Call<'_, DenseConv> {
                     // SAFETY: the tile stays within the vectors of a row.
                     unsafe {
                         match (s.rows, tile.vectors) {
+                            (6, 0) => self.last_value::<V, 6>(chunk, block, tile.at),
+                            (8, 0) => self.last_value::<V, 8>(chunk, block, tile.at),
                             (6, 1) => self.block::<V, 6, 1>(chunk, block, tile.at),
                             (6, 2) => self.block::<V, 6, 2>(chunk, block, tile.at),
                             (8, 1) => self.block::<V, 8, 1>(chunk, block, tile.at),
@@ -165,6 +187,84 @@ impl Call<'_, DenseConv> {
             }
         }
     }
+
+    /// The value at `at` of one block of `R` channels, a channel a lane, over the taps of one chunk.
+    ///
+    /// # Safety
+    /// A vector must have `R` lanes or more, `at` must be the last value of a row, and a vector from it on must lie in the
+    /// row rounded up to whole vectors.
+    #[inline(always)]
+    unsafe fn last_value<V: Vector, const R: usize>(&self, chunk: usize, block: usize, at: usize) {
+        let s = self.step;
+        let (first, last) = (chunk == 0, chunk + 1 == s.chunks.len());
+        // SAFETY: as in `block`; behind the last weight there are as many as a vector has lanes.
+        unsafe {
+            let chunk = s.chunks.get_unchecked(chunk);
+            let start = chunk.taps.start * s.blocks.len() + block * chunk.taps.len();
+            let block = s.blocks.get_unchecked(block);
+            let x = self.site.arena.add(s.x + block.x + at).cast_const();
+            let y = self.site.arena.add(s.y + block.row * s.stride + at);
+            // Several sums, or each product would wait for the one before.
+            let mut sums = [V::splat(0.0); 4];
+            for (taps, edge) in &chunk.parts {
+                let kept = edge.map_or(f32::from_bits(u32::MAX), |edge| *s.edges.get_unchecked(edge).get_unchecked(at));
+                let kept = V::splat(kept);
+                let mut weights = s.weights.as_ptr().add((start + taps.start - chunk.taps.start) * R);
+                let (fours, rest) = s.offsets.get_unchecked(taps.clone()).as_chunks::<4>();
+                for offsets in fours {
+                    for (sum, offset) in sums.iter_mut().zip(offsets) {
+                        let input = V::splat(*x.byte_add(*offset as usize)).and(kept);
+                        *sum = input.mul_add(V::load(weights), *sum);
+                        weights = weights.add(R);
+                    }
+                }
+                for (sum, offset) in sums.iter_mut().zip(rest) {
+                    let input = V::splat(*x.byte_add(*offset as usize)).and(kept);
+                    *sum = input.mul_add(V::load(weights), *sum);
+                    weights = weights.add(R);
+                }
+            }
+            let [a, b, c, d] = sums;
+            let mut sum = a.add(b).add(c.add(d));
+            if first {
+                let mut bias = [0.0; ALIGN];
+                bias[..R].copy_from_slice(&block.bias);
+                sum = sum.add(V::load(bias.as_ptr()));
+            } else {
+                sum = sum.add(gather(y, s.stride, block.rows));
+            }
+            if last {
+                if let Some(residual) = s.residual {
+                    let residual = self.site.arena.add(residual + block.row * s.stride + at);
+                    sum = sum.add(gather(residual, s.stride, block.rows));
+                }
+                let [low, high] = s.clip.map(|bound| V::splat(bound));
+                sum = sum.clamp(low, high);
+            }
+            let mut lanes = [0.0; ALIGN];
+            sum.store(lanes.as_mut_ptr());
+            for (r, value) in lanes[..block.rows].iter().enumerate() {
+                let mut row = [0.0; ALIGN];
+                row[0] = *value;
+                V::load(row.as_ptr()).store(y.add(r * s.stride));
+            }
+        }
+    }
+}
+
+/// The values at `count` places `stride` apart, a lane each, then 0.
+///
+/// # Safety
+/// They must be readable, and no more than a vector has lanes.
+#[inline(always)]
+unsafe fn gather<V: Vector>(from: *const f32, stride: usize, count: usize) -> V {
+    let mut lanes = [0.0; ALIGN];
+    for (i, lane) in lanes[..count].iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *lane = unsafe { *from.add(i * stride) };
+    }
+    // SAFETY: no vector has more lanes.
+    unsafe { V::load(lanes.as_ptr()) }
 }
 
 /// `sums[r] += weights[tap][r] * x[offsets[tap]..]` for all taps, of the inputs that `edge` keeps where `EDGE`.

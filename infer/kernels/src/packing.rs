@@ -6,6 +6,7 @@ use sr2_formats::CsrMatrix;
 
 use crate::dense_conv::{Block, Chunk};
 use crate::grid::Tile;
+use crate::plane::ALIGN;
 use crate::source::Source;
 use crate::sparse_conv::Tap;
 
@@ -118,8 +119,8 @@ impl Layer {
         (chunks, columns)
     }
 
-    /// Weights by chunk, block of `rows` output channels and tap, and the blocks; `columns` are those of the weights in
-    /// the order of their taps.
+    /// Weights by chunk, block of `rows` output channels and tap, then a vector of zeros, and the blocks; `columns` are those
+    /// of the weights in the order of their taps.
     pub(crate) fn dense(
         &self,
         dense: &[f32],
@@ -137,7 +138,7 @@ impl Layer {
                 blocks.push(Block { row, rows, bias: bias.collect(), x });
             }
         }
-        let mut weights = Vec::with_capacity(blocks.len() * columns.len() * rows_of_block);
+        let mut weights = Vec::with_capacity(blocks.len() * columns.len() * rows_of_block + ALIGN);
         for chunk in chunks {
             for Block { row, rows, .. } in &blocks {
                 let value = |r, column| if r < *rows { dense[(row + r) * columns.len() + column] } else { 0.0 };
@@ -145,6 +146,7 @@ impl Layer {
                 weights.extend(taps.flat_map(|column| (0..rows_of_block).map(move |r| value(r, column))));
             }
         }
+        weights.extend([0.0; ALIGN]);
         (weights, blocks)
     }
 }

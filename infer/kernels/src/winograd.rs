@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use crate::Isa;
 use crate::builder::Conv;
 use crate::dense_conv::{self, DenseConv};
-use crate::grid::Grid;
 use crate::masks::Masks;
 use crate::packing::Layer;
 use crate::plane::{Place, Plane};
@@ -135,8 +134,7 @@ fn bands(x: &Place, y: &Place, groups: usize) -> usize {
 fn of_product([x, y]: [Place; 2], weights: &[f32], isa: Isa, masks: &mut Masks) -> DenseConv {
     let bias = vec![0.0; y.channels];
     let layer = Layer { source: Source::sideways(&x), groups: 1, rows: y.channels, channels: x.channels, bias };
-    let [rows, most] = dense_conv::most(isa);
-    let tiles = Grid::of(&y.plane).tiles(isa.lanes(), most, [1, most]);
+    let (rows, tiles) = (dense_conv::rows(isa), dense_conv::tiles(&y.plane, isa));
     let reaches: &[isize] = if y.plane.lanes() == 1 { &[-1, 1] } else { &[] };
     let edge = |tap: usize| reaches.iter().position(|reach| *reach == tap as isize - 1);
     let (chunks, order) = layer.chunks(&tiles[0], isa.lanes(), rows, edge);

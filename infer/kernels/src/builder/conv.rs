@@ -246,8 +246,7 @@ impl ProgramBuilder {
             self.direct_or_arranged(&fitting)?
         };
         let layer = fitting.layer(source, flat)?;
-        let [rows, most] = dense_conv::most(self.isa);
-        let tiles = Grid::of(&to.plane).tiles(lanes, most, [1, most]);
+        let (rows, tiles) = (dense_conv::rows(self.isa), dense_conv::tiles(&to.plane, self.isa));
         let right = |tap| window.place(1, tap % window.kernel[1]).1;
         let reaches: BTreeSet<isize> = match is_masked {
             true => (0..window.kernel[1]).map(right).filter(|reach| *reach != 0).collect(),

@@ -78,6 +78,15 @@ fn cases() -> Vec<Case> {
             cases.push(Case { residual, clip, ..case([5, 7], [6, 13], SAME, 0.6) });
         }
     }
+    // One value behind whole vectors, with blocks that are not full, edges, chunks and groups.
+    for size in [[7, 7], [3, 11], [1, 17]] {
+        for channels in [1, 5, 8, 14] {
+            cases.push(Case { residual: true, clip: [-0.5, 0.5], ..case([3, channels], size, Window::POINT, 0.3) });
+        }
+        cases.push(case([5, 7], size, SAME, 0.3));
+        cases.push(case([300, 9], size, Window::POINT, 0.9));
+        cases.push(Case { groups: 2, residual: true, ..case([260, 6], size, SAME, 0.9) });
+    }
     // Cut into blocks of input channels, and into tiles.
     cases.push(case([96, 4], [33, 34], SAME, 0.8));
     cases.push(case([300, 3], [5, 5], SAME, 0.7));
