@@ -142,6 +142,9 @@ impl<'a> Compiler<'a> {
         let [from, to] = [x, y].map(|buffer| self.memory.buffers[buffer]);
         let channels = [from.channels, to.channels];
         let weights = match sparse {
+            true if cost::generated(&settings, [&from.plane, &to.plane], weight, self.isa) => {
+                Weights::Generated(&matrix)
+            }
             true => Weights::Sparse(&matrix),
             false if cost::winograd(&settings, &from.plane, &to.plane, channels, self.isa).is_some() => {
                 Weights::Winograd(&dense)

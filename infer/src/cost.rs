@@ -1,7 +1,7 @@
 //! When a layer is faster sparse than dense.
 
 use sr2_kernels::{Conv, Isa, NO_CLIP, Plane, Window};
-use sr2_models::{CompressedModel, Pool, ValueId};
+use sr2_models::{CompressedModel, Pool, ValueId, Weight};
 
 use crate::fuse::{Kind, Layer};
 use crate::memory;
@@ -19,13 +19,59 @@ fn gather_over_dot(all: usize, isa: Isa) -> f64 {
     if all * size_of::<f32>() > WEIGHTS_STREAMED { 2.5 } else { isa.lanes() as f64 }
 }
 
-/// Whether a convolution of this density is faster when only its non-zeros are computed. `share` is that of the time of
-/// all products that the dense kernel takes.
+/// As [`SPARSE_OVER_DENSE`], of a convolution by code made for its weights.
+const GENERATED_OVER_DENSE: f64 = 1.1;
+
+/// Densities from which that code is faster than the other sparse kernels, of one image and of a vector of images: for each
+/// input that it reads it has as many products as output channels, up to 28, times the density.
+const GENERATED: [f64; 2] = [0.07, 0.035];
+
+/// Non-zeros for each vector of outputs up to which it is: it is longer than weights and indices are.
+const CODE_OF_VECTOR: usize = 10_000;
+
+/// Positions of a map of a vector of images from which it is: the other kernel has all of a smaller one in registers.
+const LARGE_MAP: usize = 32;
+
+/// Whether a convolution of this density is faster when only its non-zeros are computed, by code made for them where
+/// `generated`. `share` is that of the time of all products that the dense kernel takes.
 ///
 /// The dense kernel keeps blocks of output channels in registers, so it cannot serve groups of fewer.
-pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize, share: f64) -> bool {
+pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize, share: f64, generated: bool) -> bool {
     let wasted = channels_per_group.next_multiple_of(BLOCK) as f64 / channels_per_group as f64;
-    density * SPARSE_OVER_DENSE < wasted * share
+    density * if generated { GENERATED_OVER_DENSE } else { SPARSE_OVER_DENSE } < wasted * share
+}
+
+/// Whether a sparse convolution between these planes is faster by code made for its weights.
+pub(crate) fn generated(conv: &Conv<'_>, [x, y]: [&Plane; 2], weight: Weight<'_>, isa: Isa) -> bool {
+    let is_one = y.lanes() == 1;
+    let density = weight.nnz() as f64 / weight.shape().iter().product::<usize>() as f64;
+    conv.is_generated(x, y, isa)
+        && density >= GENERATED[usize::from(!is_one)]
+        && weight.nnz() <= CODE_OF_VECTOR * vectors(y.values(), isa)
+        && (is_one || y.height() * y.width() >= LARGE_MAP)
+}
+
+/// As [`generated`], for a layer; also for one that [`memory`] refuses as too large.
+pub(crate) fn is_generated(
+    model: &CompressedModel,
+    conv: &sr2_models::Conv,
+    [x, y]: [&[usize]; 2],
+    isa: Isa,
+    lanes: usize,
+) -> bool {
+    if [x, y].iter().any(|size| is_too_large(size, lanes)) {
+        return false;
+    }
+    let plane = |size: &[usize]| match lanes {
+        1 => Plane::rows(size[1], size[2], 1),
+        _ => Plane::image(size[1], size[2], 0, lanes),
+    };
+    generated(&settings(conv), [&plane(x), &plane(y)], model.weight(&conv.weight), isa)
+}
+
+/// Whether the planes of a map, with a border of one, may be larger than [`memory`] allows.
+fn is_too_large(size: &[usize], lanes: usize) -> bool {
+    (size[1] + 2) * (size[2] + 2) * lanes > memory::MAX_VALUES
 }
 
 /// Share of the time of a dense convolution that one with fewer products takes, where that pays.
@@ -36,7 +82,7 @@ pub(crate) fn winograd(conv: &Conv<'_>, x: &Plane, y: &Plane, channels: [usize; 
 
 /// As [`winograd`], for a layer, or 1; also for one that [`memory`] refuses as too large.
 pub(crate) fn dense_share(conv: &sr2_models::Conv, x: &[usize], y: &[usize], isa: Isa, lanes: usize) -> f64 {
-    if [x, y].iter().any(|size| (size[1] + 2) * (size[2] + 2) * lanes > memory::MAX_VALUES) {
+    if [x, y].iter().any(|size| is_too_large(size, lanes)) {
         return 1.0;
     }
     let plane = |size: &[usize]| match lanes {
@@ -133,6 +179,9 @@ const TILE: usize = 12;
 /// around it then leave the first-level cache sooner than those of one image.
 const AROUND: f64 = 1.4;
 
+/// Time of a multiply-add of one image by code made for the weights.
+const GENERATED_TAP: f64 = 0.85;
+
 /// Time of a vector of outputs, and of an output where there is no vector of them, of a pooling, in multiply-adds of a
 /// vector.
 const POOLING: [f64; 2] = [16.0, 8.0];
@@ -187,14 +236,16 @@ fn of_convolution(
     let pad = if conv.kernel == [1, 1] { 0 } else { conv.pads.into_iter().max().unwrap_or(0) };
     let is_direct = conv.stride == [1, 1] && x[1..] == y[1..];
     let is_aligned = !sparse && lanes == 1 && is_aligned_depthwise(conv, x, y, isa);
-    let has_gaps = is_direct && !is_aligned && !isa.holds_rows(y[2]);
+    let generated = sparse && is_generated(model, conv, [x, y], isa, lanes);
+    let has_gaps = is_direct && !is_aligned && !isa.holds_rows(y[2]) && !generated;
     let run = if has_gaps { y[2].saturating_add(pad) } else { y[2] };
     let inside = if sparse && lanes > 1 { without_padding(conv, &x[1..], &y[1..], isa) } else { None };
     let tap = if lanes == 1 {
         let vectors = vectors(y[1].saturating_mul(run), isa);
-        vectors as f64 + TAP * vectors.div_ceil(TILE) as f64
+        if generated { GENERATED_TAP * vectors as f64 } else { vectors as f64 + TAP * vectors.div_ceil(TILE) as f64 }
     } else {
         let reading = match inside {
+            Some(inside) if generated => inside,
             Some(inside) => inside * AROUND,
             None if conv.kernel == [1, 1] => 1.0,
             None => AROUND,

@@ -132,11 +132,12 @@ fn is_sparse(model: &CompressedModel, layer: &Layer<'_>, isa: Isa, lanes: usize,
                 return cost::depthwise_is_sparse(density(&conv.weight));
             }
             let share = cost::dense_share(conv, x, y, isa, lanes);
-            cost::convolution_is_sparse(density(&conv.weight), conv.out_channels / conv.groups, share)
+            let generated = cost::is_generated(model, conv, [x, y], isa, lanes);
+            cost::convolution_is_sparse(density(&conv.weight), conv.out_channels / conv.groups, share, generated)
         }
         (WeightPolicy::Auto, Kind::Gemm(gemm)) => match lanes {
             1 => cost::linear_is_sparse(numbers(&gemm.weight), isa),
-            _ => cost::convolution_is_sparse(density(&gemm.weight), gemm.out_features, 1.0),
+            _ => cost::convolution_is_sparse(density(&gemm.weight), gemm.out_features, 1.0, false),
         },
         _ => false,
     }

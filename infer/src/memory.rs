@@ -125,6 +125,7 @@ fn padding(
                     return computing;
                 }
                 let unpadded = || cost::without_padding(conv, &x[1..], &y[1..], isa);
+                let generated = || cost::is_generated(model, conv, [x, y], isa, lanes);
                 let inside = if sparse && lanes > 1 { unpadded() } else { None };
                 match (padding, inside) {
                     (Padding { gaps: true, .. }, _) if lanes > 1 => computing,
@@ -132,7 +133,7 @@ fn padding(
                     (Padding { gaps: true, .. }, _) => computing * cost::UNALIGNED,
                     (Padding { pad: 0, .. }, Some(inside)) => computing * inside,
                     (Padding { pad: 1, .. }, _) if depthwise => computing * cost::UNALIGNED,
-                    (Padding { pad: 1, .. }, _) if !sparse || isa.holds_rows(size[1]) => computing,
+                    (Padding { pad: 1, .. }, _) if !sparse || isa.holds_rows(size[1]) || generated() => computing,
                     _ => computing + arranging(size[0]),
                 }
             };

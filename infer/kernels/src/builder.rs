@@ -166,7 +166,7 @@ impl ProgramBuilder {
             Weights::Dense(dense) | Weights::Winograd(dense) => {
                 Step::DenseLinear(Linear { x, y, features, weights: dense.to_vec(), bias, clip })
             }
-            Weights::Sparse(matrix) => {
+            Weights::Sparse(matrix) | Weights::Generated(matrix) => {
                 let starts = matrix.crow_indices().iter().map(|i| *i as u32).collect();
                 let columns = matrix.col_indices().iter().map(|c| *c as u32);
                 let entries = columns.zip(matrix.values().iter().copied()).collect();

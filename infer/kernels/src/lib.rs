@@ -15,11 +15,13 @@ mod depthwise;
 mod depthwise_aligned;
 mod depthwise_rows;
 mod dilated_pooling;
+mod generated_conv;
 mod grid;
 #[cfg(test)]
 mod guard;
 mod isa;
 mod linear;
+mod machine_code;
 mod map_conv;
 mod masks;
 mod packing;

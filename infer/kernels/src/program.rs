@@ -29,6 +29,10 @@ pub struct Buffer {
 pub enum Weights<'a> {
     /// Only the non-zeros are stored and computed.
     Sparse(&'a CsrMatrix),
+    /// As [`Weights::Sparse`], by machine code made for them, of a convolution for which
+    /// [`Conv::is_generated`](crate::Conv::is_generated). Where the system lets
+    /// no code be made, it is the same as that.
+    Generated(&'a CsrMatrix),
     /// Row-major, all computed.
     Dense(&'a [f32]),
     /// Row-major, of a convolution for which [`Conv::winograd`](crate::Conv::winograd) has an estimate, computed with
@@ -40,7 +44,9 @@ impl Weights<'_> {
     /// Panics where there are not so many.
     pub(crate) fn check(&self, rows: usize, columns: usize) {
         match self {
-            Self::Sparse(m) => assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights"),
+            Self::Sparse(m) | Self::Generated(m) => {
+                assert_eq!((m.rows(), m.cols()), (rows, columns), "rows and columns of weights")
+            }
             Self::Dense(w) | Self::Winograd(w) => assert_eq!(w.len(), rows * columns, "weights of {rows} x {columns}"),
         }
     }

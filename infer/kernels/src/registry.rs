@@ -12,6 +12,7 @@ use crate::depthwise::DepthwiseConv;
 use crate::depthwise_aligned::DepthwiseAligned;
 use crate::depthwise_rows::DepthwiseRows;
 use crate::dilated_pooling::DilatedPool;
+use crate::generated_conv::GeneratedConv;
 use crate::linear::{DenseLinear, SparseLinear};
 use crate::map_conv::MapConv;
 use crate::pointwise::Pointwise;
@@ -24,7 +25,8 @@ use crate::step::{Call, Site};
 use crate::transfer::{Export, Flatten, Import};
 use crate::winograd::{WinogradInput, WinogradOutput};
 
-/// What a kernel's name stands for. Every kernel is there at every tier, whose name its full name ends in.
+/// What a kernel's name stands for. Every kernel is there at every tier, whose name its full name ends in, but for
+/// `generated_conv_f32`, whose code is AVX-512's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contract {
     /// Operation and type of the values, as `sparse_conv_f32`.
@@ -74,6 +76,7 @@ kernels! {
     SparseConv "sparse_conv_f32" "y = clip(bias + sum over non-zero weights of weight x + residual)"
     RowConv "sparse_row_conv_f32" "as sparse_conv_f32, over rows of whole vectors, by aligned loads"
     MapConv "sparse_map_conv_f32" "as sparse_conv_f32, over small maps of a vector of images, without their padding"
+    GeneratedConv "generated_conv_f32" "as sparse_conv_f32, by machine code made for the weights"
     DenseConv "dense_conv_f32" "y = clip(bias + sum over weights of weight x + residual)"
     WinogradInput "winograd_input_f32" "scratch = for each four rows of x the six that a convolution of 1x3 weights reads"
     WinogradOutput "winograd_output_f32" "y = clip(bias + four rows for each six that it gave + residual)"
@@ -107,6 +110,7 @@ impl Step {
             Self::SparseConv(s) => size_of_val(&s.tiles[..]),
             Self::RowConv(s) => size_of_val(&s.tiles[..]),
             Self::MapConv(s) => size_of_val(&s.tiles[..]),
+            Self::GeneratedConv(s) => size_of_val(&s.tiles[..]),
             Self::DenseConv(s) => size_of_val(&s.tiles[..]),
             Self::Arrange(s) => size_of_val(&s.runs[..]),
             Self::Select(s) => s.moves.bytes(),
@@ -122,6 +126,7 @@ impl Step {
             }
             Self::RowConv(s) => size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>(),
             Self::MapConv(s) => size_of_val(&s.taps[..]) + s.blocks.iter().map(|b| size_of_val(&b[..])).sum::<usize>(),
+            Self::GeneratedConv(s) => s.functions.bytes(),
             Self::DenseConv(s) => size_of_val(&s.weights[..]) + size_of_val(&s.offsets[..]),
             Self::DepthwiseConv(s) => size_of_val(&s.weights[..]),
             Self::DepthwiseAligned(s) => size_of_val(&s.weights[..]),

@@ -31,7 +31,8 @@ macro_rules! twins {
             fn $kernel() {
                 both($module::$kernel);
                 let ran = RAN.take();
-                for isa in Isa::available() {
+                let is_there = |isa: &Isa| stringify!($kernel) != "generated_conv_f32" || isa.name() == "avx512";
+                for isa in Isa::available().iter().filter(|isa| is_there(isa)) {
                     assert!(ran.contains(&(stringify!($kernel), isa.name())), "its test does not run it on {isa}");
                 }
             }
@@ -50,6 +51,7 @@ twins! {
     sparse_conv_f32 in convolution
     sparse_row_conv_f32 in convolution
     sparse_map_conv_f32 in convolution
+    generated_conv_f32 in convolution
     dense_conv_f32 in convolution
     winograd_input_f32 in convolution
     winograd_output_f32 in convolution
@@ -161,7 +163,9 @@ impl Twin<'_> {
             for (lanes, count) in [(1, 2), (isa.lanes(), 2 * isa.lanes() + 1)] {
                 let images = values(rng, count * image, self.range);
                 let expected: Vec<Expected> = images.chunks(image).flat_map(self.expected).collect();
-                for (pad, gaps, threads) in [(0, true, 1), (1, true, 2), (2, true, 3), (1, false, 1), (2, false, 2)] {
+                for (pad, gaps, threads) in
+                    [(0, true, 1), (1, true, 2), (2, true, 3), (1, false, 1), (2, false, 2), (1, false, 3)]
+                {
                     if gaps || lanes == 1 {
                         self.run(Variant { isa, lanes, pad, gaps, threads }, &images, &expected, what);
                     }

@@ -44,10 +44,12 @@ impl Window {
     /// Whether every tap of every output position of `y`, one image whose rows have no gap, lies at one constant distance
     /// in `x`, or in the phases of a stride, but for those left and right of a row, where the neighbouring rows lie.
     pub(crate) fn is_masked(&self, x: &Plane, y: &Plane) -> bool {
-        (y.lanes(), y.gap()) == (1, 0)
-            && self.kernel[1] > 1
-            && self.reaches_at_most(MASKED, 1, x.width(), y.width())
-            && (self.stride != [1, 1] || x.pad() > 0 && self.keeps_rows(x, y))
+        self.is_sideways(x, y) && (self.stride != [1, 1] || x.pad() > 0 && self.keeps_rows(x, y))
+    }
+
+    /// As [`Window::is_masked`], or in rows that are put behind each other first.
+    pub(crate) fn is_sideways(&self, x: &Plane, y: &Plane) -> bool {
+        (y.lanes(), y.gap()) == (1, 0) && self.kernel[1] > 1 && self.reaches_at_most(MASKED, 1, x.width(), y.width())
     }
 
     /// Whether [`crate::row_conv`] can run it from `x` to `y`.

@@ -11,6 +11,7 @@ use crate::dense_conv::{self, DenseConv};
 use crate::depthwise::DepthwiseConv;
 use crate::depthwise_aligned::{DepthwiseAligned, Moves};
 use crate::depthwise_rows::DepthwiseRows;
+use crate::generated_conv::{Functions, GeneratedConv, Reach};
 use crate::grid::Grid;
 use crate::map_conv::{self, MapConv};
 use crate::packing::{Blocking, Layer};
@@ -24,6 +25,7 @@ use crate::window::Window;
 use crate::winograd;
 
 /// A convolution that fits its buffers.
+#[derive(Clone)]
 struct Fitting {
     from: Place,
     to: Place,
@@ -88,6 +90,13 @@ impl ProgramBuilder {
             Weights::Dense(dense) if conv.is_depthwise(from.channels, to.channels) => self.depthwise(fitting, dense)?,
             Weights::Dense(dense) => self.dense(fitting, dense)?,
             Weights::Sparse(matrix) => self.sparse(fitting, matrix)?,
+            Weights::Generated(matrix) => {
+                assert!(conv.is_generated(&from.plane, &to.plane, self.isa), "no code for {conv:?}");
+                if !self.generated(fitting.clone(), matrix)? {
+                    self.steps.truncate(start);
+                    self.sparse(fitting, matrix)?;
+                }
+            }
         }
         Ok(start..self.steps.len())
     }
@@ -233,6 +242,33 @@ impl ProgramBuilder {
             cumulative,
         }));
         Ok(())
+    }
+
+    /// Appends the steps, unless there can be no code here: see [`Functions::generate`].
+    fn generated(&mut self, fitting: Fitting, matrix: &CsrMatrix) -> Result<bool, TooLarge> {
+        let Fitting { from, to, window, residual, clip, .. } = fitting;
+        let flat = to.plane.values();
+        let reach = Reach::of(&window, &from.plane, &to.plane, self.isa).expect("there is code for the convolution");
+        let source = match reach {
+            Reach::Around => Source::maps(&window, &from, &to.plane),
+            Reach::Sideways { .. } if window == Window::POINT => self.direct_or_arranged(&fitting)?,
+            Reach::Sideways { .. } => {
+                let made = Source::masked(&window, &from, &to.plane, self.scratch())?;
+                self.rearranged(&from, flat, made)
+            }
+        };
+        let layer = fitting.layer(source, flat)?;
+        let made = Functions::generate(&layer, matrix, (&window, &reach), &to, residual.is_some(), clip);
+        let Some(functions) = made else { return Ok(false) };
+        self.push(Step::GeneratedConv(GeneratedConv {
+            x: layer.source.base,
+            y: to.row(0, 0),
+            residual,
+            stride: to.plane.stride(),
+            tiles: reach.tiles(&window, &to.plane),
+            functions,
+        }));
+        Ok(true)
     }
 
     fn dense(&mut self, fitting: Fitting, dense: &[f32]) -> Result<(), TooLarge> {

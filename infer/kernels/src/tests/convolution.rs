@@ -23,6 +23,8 @@ struct Case {
 pub(super) enum Packing {
     Dense,
     Sparse,
+    /// Where there is code for it, else sparse.
+    Generated,
     /// Where it can be, else dense.
     Winograd,
 }
@@ -166,6 +168,39 @@ fn cases_of_maps(size: [usize; 2]) -> Vec<Case> {
     cases
 }
 
+/// Maps of whole vectors or not, blocks of channels of one function or more, in chunks of input channels or one, at every
+/// sparsity.
+pub(super) fn generated_conv_f32() {
+    let run = |case: Case| test(&case, Packing::Generated);
+    let strided = Window { stride: [2, 2], ..SAME };
+    for size in [[4, 4], [8, 8], [2, 8], [1, 16], [3, 16], [4, 20], [16, 3], [2, 2], [16, 16], [7, 7], [3, 11]] {
+        for window in [
+            SAME,
+            Window::POINT,
+            Window { kernel: [1, 3], pads: [0, 1, 0, 1], ..SAME },
+            Window { kernel: [3, 1], pads: [1, 0, 1, 0], ..SAME },
+            Window { kernel: [2, 2], pads: [1, 0, 0, 1], ..SAME },
+            Window { kernel: [5, 5], pads: [2; 4], ..SAME },
+            Window { dilation: [2, 2], pads: [2; 4], ..SAME },
+        ] {
+            run(Case { clip: [-0.5, 0.5], residual: true, ..case([4, 3], size, window, 0.4) });
+        }
+        for (i, window) in [strided, Window { kernel: [1, 1], pads: [0; 4], ..strided }].into_iter().enumerate() {
+            run(Case { residual: i == 0, ..case([3, 4], size.map(|n| 2 * n), window, 0.3) });
+        }
+    }
+    for sparsity in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0] {
+        run(case([40, 6], [4, 4], SAME, sparsity));
+        run(Case { clip: [0.0, f32::INFINITY], ..case([17, 33], [2, 8], Window::POINT, sparsity) });
+    }
+    // Several functions, weights further than a distance of one byte, and chunks.
+    for outputs in [27, 28, 29, 57] {
+        run(Case { residual: true, ..case([5, outputs], [4, 4], SAME, 0.2) });
+    }
+    run(Case { clip: [f32::NEG_INFINITY, 0.5], residual: true, ..case([96, 30], [4, 8], SAME, 0.7) });
+    run(case([600, 3], [4, 4], Window::POINT, 0.5));
+}
+
 pub(super) fn dense_conv_f32() {
     cases().iter().for_each(|case| test(case, Packing::Dense));
 }
@@ -223,7 +258,8 @@ fn test(case: &Case, packing: Packing) {
         let mut conv = Conv { window, groups, bias: Some(&bias), residual: None, clip: NO_CLIP };
         let [x, y] = [0, 1].map(|buffer| b.buffers[buffer].plane);
         let packed = match packing {
-            Packing::Sparse => Weights::Sparse(&matrix),
+            Packing::Generated if conv.is_generated(&x, &y, b.isa) => Weights::Generated(&matrix),
+            Packing::Sparse | Packing::Generated => Weights::Sparse(&matrix),
             Packing::Winograd if conv.winograd(&x, &y, case.channels, b.isa).is_some() => {
                 Weights::Winograd(weight.data())
             }
