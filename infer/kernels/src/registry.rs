@@ -25,14 +25,20 @@ use crate::step::{Call, Site};
 use crate::transfer::{Export, Flatten, Import};
 use crate::winograd::{WinogradInput, WinogradOutput};
 
-/// What a kernel's name stands for. Every kernel is there at every tier, whose name its full name ends in, but for
-/// `generated_conv_f32`, whose code is AVX-512's.
+/// What a kernel's name stands for; its full name ends in that of its tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contract {
     /// Operation and type of the values, as `sparse_conv_f32`.
     pub name: &'static str,
     /// What it computes from input `x`, or inputs `a` and `b`, to output `y`.
     pub computes: &'static str,
+}
+
+impl Contract {
+    /// Whether there is a kernel of the name at a tier: at every one, but for the code of `generated_conv_f32`.
+    pub fn is_at(&self, isa: Isa) -> bool {
+        self.name != "generated_conv_f32" || matches!(isa, Isa::Avx512(_))
+    }
 }
 
 macro_rules! kernels {
