@@ -117,7 +117,40 @@ impl Kernel for Call<'_, DenseConv> {
     }
 }
 
+/// What the taps of one chunk add to one block of channels, at a value of their rows.
+struct Operands<'a> {
+    chunk: &'a Chunk,
+    block: &'a Block,
+    /// Whether the chunk is the first, and the last.
+    ends: [bool; 2],
+    /// Where the block's weights of the chunk begin, in taps.
+    start: usize,
+    x: *const f32,
+    y: *mut f32,
+    residual: Option<*const f32>,
+}
+
 impl Call<'_, DenseConv> {
+    /// The operands of a chunk and a block at flat value `at`.
+    ///
+    /// # Safety
+    /// `at` must lie within a row.
+    #[inline(always)]
+    unsafe fn operands(&self, chunk: usize, block: usize, at: usize) -> Operands<'_> {
+        let s = self.step;
+        let ends = [chunk == 0, chunk + 1 == s.chunks.len()];
+        // SAFETY: chunks and blocks are the step's own, and the program checked that every row lies inside its buffer.
+        unsafe {
+            let chunk = s.chunks.get_unchecked(chunk);
+            let start = chunk.taps.start * s.blocks.len() + block * chunk.taps.len();
+            let block = s.blocks.get_unchecked(block);
+            let row = |plane: usize| self.site.arena.add(plane + block.row * s.stride + at);
+            let x = self.site.arena.add(s.x + block.x + at).cast_const();
+            let residual = s.residual.map(|residual| row(residual).cast_const());
+            Operands { chunk, block, ends, start, x, y: row(s.y), residual }
+        }
+    }
+
     /// One tile of `P` vectors at flat value `at` of one block of `R` channels, over the taps of one chunk.
     ///
     /// # Safety
@@ -125,19 +158,13 @@ impl Call<'_, DenseConv> {
     #[inline(always)]
     unsafe fn block<V: Vector, const R: usize, const P: usize>(&self, chunk: usize, block: usize, at: usize) {
         let s = self.step;
-        let (first, last) = (chunk == 0, chunk + 1 == s.chunks.len());
         // SAFETY: the program checked that every tap, row, residual and mask of a row of whole vectors lies inside
         // its buffer, that `y` overlaps none of the others, and gave this thread blocks or tiles of its own.
         unsafe {
-            let chunk = s.chunks.get_unchecked(chunk);
-            let start = chunk.taps.start * s.blocks.len() + block * chunk.taps.len();
-            let block = s.blocks.get_unchecked(block);
-            let x = self.site.arena.add(s.x + block.x + at).cast_const();
-            let y = self.site.arena.add(s.y + block.row * s.stride + at);
-            let residual = s.residual.map(|residual| self.site.arena.add(residual + block.row * s.stride + at));
+            let Operands { chunk, block, ends: [first, last], start, x, y, residual } = self.operands(chunk, block, at);
             if last && s.far {
                 // They are not needed before all taps are added.
-                for start in residual.into_iter().chain([y]) {
+                for start in residual.into_iter().chain([y.cast_const()]) {
                     for place in (0..R).flat_map(|r| (0..P).map(move |p| r * s.stride + p * V::LANES)) {
                         V::prefetch(start.wrapping_add(place).cast::<u8>());
                     }
@@ -196,14 +223,9 @@ impl Call<'_, DenseConv> {
     #[inline(always)]
     unsafe fn last_value<V: Vector, const R: usize>(&self, chunk: usize, block: usize, at: usize) {
         let s = self.step;
-        let (first, last) = (chunk == 0, chunk + 1 == s.chunks.len());
         // SAFETY: as in `block`; behind the last weight there are as many as a vector has lanes.
         unsafe {
-            let chunk = s.chunks.get_unchecked(chunk);
-            let start = chunk.taps.start * s.blocks.len() + block * chunk.taps.len();
-            let block = s.blocks.get_unchecked(block);
-            let x = self.site.arena.add(s.x + block.x + at).cast_const();
-            let y = self.site.arena.add(s.y + block.row * s.stride + at);
+            let Operands { chunk, block, ends: [first, last], start, x, y, residual } = self.operands(chunk, block, at);
             // Several sums, or each product would wait for the one before.
             let mut sums = [V::splat(0.0); 4];
             for (taps, edge) in &chunk.parts {
@@ -234,8 +256,7 @@ impl Call<'_, DenseConv> {
                 sum = sum.add(gather(y, s.stride, block.rows));
             }
             if last {
-                if let Some(residual) = s.residual {
-                    let residual = self.site.arena.add(residual + block.row * s.stride + at);
+                if let Some(residual) = residual {
                     sum = sum.add(gather(residual, s.stride, block.rows));
                 }
                 let [low, high] = s.clip.map(|bound| V::splat(bound));

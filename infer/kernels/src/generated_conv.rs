@@ -191,52 +191,19 @@ impl Functions {
         let blocks = layer.rows.div_ceil(ROWS);
         let mut order: Vec<usize> = (0..kernel).collect();
         order.sort_by_key(|tap| reach.of_tap(window, *tap).1);
-        let (masks, of_outputs) = reach.masks();
-        let mut assembler = Assembler::default();
-        let (mut entries, mut weights) = (Vec::new(), Vec::with_capacity(matrix.nnz() + 2 * chunks * layer.rows));
+        let source = Source { layer, window, reach, to: &to.plane, order: &order, has_residual, clip };
+        let weights = Vec::with_capacity(matrix.nnz() + 2 * chunks * layer.rows);
+        let mut writer = Writer { weights, ..Writer::default() };
+        let mut entries = Vec::with_capacity(blocks * chunks);
         for block in 0..blocks {
             let rows = layer.rows * block / blocks..layer.rows * (block + 1) / blocks;
             let of_column = by_column(matrix, rows.clone());
             for chunk in 0..chunks {
-                let (first, last) = (chunk == 0, chunk + 1 == chunks);
                 let of_chunk = channels * chunk / chunks..channels * (chunk + 1) / chunks;
-                let start = weights.len();
-                entries.push(Entry { row: rows.start, code: assembler.begin(), weights: start });
-                let mut writer =
-                    Writer { assembler: &mut assembler, weights: &mut weights, start, cursor: None, input: 0 };
-                let bytes = |r: usize| (r * to.plane.bytes()) as i32;
-                (1..=masks).for_each(|mask| writer.assembler.take_mask(mask));
-                for (r, row) in rows.clone().enumerate() {
-                    match first {
-                        true => writer.splat(r as u8, layer.bias[row]),
-                        false => writer.assembler.load(r as u8, Base::Second, bytes(r), 0),
-                    }
-                }
-                for taps in order.chunk_by(|a, b| reach.of_tap(window, *a).1 == reach.of_tap(window, *b).1) {
-                    let bits = reach.of_tap(window, taps[0]).1;
-                    let jump = (bits != 0).then(|| writer.assembler.jump_without(bits));
-                    // Where a jump ends it may lie elsewhere.
-                    writer.cursor = None;
-                    for channel in of_chunk.clone() {
-                        for tap in taps {
-                            let column = channel * kernel + tap;
-                            let (mask, _) = reach.of_tap(window, *tap);
-                            writer.input(layer.offset(0, column) as i32, mask, &of_column[column]);
-                        }
-                    }
-                    jump.into_iter().for_each(|jump| writer.assembler.land(jump));
-                }
-                if last {
-                    if has_residual {
-                        (0..rows.len()).for_each(|r| writer.assembler.add(r as u8, Base::Fifth, bytes(r)));
-                    }
-                    writer.clip(rows.len() as u8, clip);
-                }
-                (0..rows.len()).for_each(|r| assembler.store(r as u8, Base::Second, bytes(r), of_outputs));
-                assembler.end();
+                entries.push(writer.function(&source, &rows, of_chunk, &of_column));
             }
         }
-        Some(Self { code: assembler.finish()?, entries, chunks, weights })
+        Some(Self { code: writer.assembler.finish()?, entries, chunks, weights: writer.weights })
     }
 
     /// Bytes of code and weights.
@@ -257,10 +224,25 @@ fn by_column(matrix: &CsrMatrix, rows: Range<usize>) -> Vec<Vec<(u8, f32)>> {
     of_column
 }
 
-/// Appends a function and its weights, which begin at `start`.
-struct Writer<'a> {
-    assembler: &'a mut Assembler,
-    weights: &'a mut Vec<f32>,
+/// What the functions of a convolution have in common.
+struct Source<'a> {
+    layer: &'a Layer,
+    window: &'a Window,
+    reach: &'a Reach,
+    /// Where outputs and residuals are.
+    to: &'a Plane,
+    /// The taps of the kernel, those with the same bits of [`Reach::of_tap`] one after the other.
+    order: &'a [usize],
+    has_residual: bool,
+    clip: [f32; 2],
+}
+
+/// Appends functions and their weights.
+#[derive(Default)]
+struct Writer {
+    assembler: Assembler,
+    weights: Vec<f32>,
+    /// Where the weights of the function begin.
     start: usize,
     /// Where the cursor lies, in bytes behind the first weight.
     cursor: Option<i32>,
@@ -268,7 +250,53 @@ struct Writer<'a> {
     input: usize,
 }
 
-impl Writer<'_> {
+impl Writer {
+    /// Appends the function that adds the products of these input channels to those rows.
+    fn function(
+        &mut self,
+        source: &Source<'_>,
+        rows: &Range<usize>,
+        channels: Range<usize>,
+        of_column: &[Vec<(u8, f32)>],
+    ) -> Entry {
+        let Source { layer, window, reach, to, order, has_residual, clip } = *source;
+        let (first, last) = (channels.start == 0, channels.end == layer.channels);
+        let (masks, of_outputs) = reach.masks();
+        let bytes = |r: usize| (r * to.bytes()) as i32;
+        self.start = self.weights.len();
+        let entry = Entry { row: rows.start, code: self.assembler.begin(), weights: self.start };
+        (1..=masks).for_each(|mask| self.assembler.take_mask(mask));
+        for (r, row) in rows.clone().enumerate() {
+            match first {
+                true => self.splat(r as u8, layer.bias[row]),
+                false => self.assembler.load(r as u8, Base::Second, bytes(r), 0),
+            }
+        }
+        for taps in order.chunk_by(|a, b| reach.of_tap(window, *a).1 == reach.of_tap(window, *b).1) {
+            let bits = reach.of_tap(window, taps[0]).1;
+            let jump = (bits != 0).then(|| self.assembler.jump_without(bits));
+            // Where a jump ends it may lie elsewhere.
+            self.cursor = None;
+            for channel in channels.clone() {
+                for tap in taps {
+                    let column = channel * order.len() + tap;
+                    let (mask, _) = reach.of_tap(window, *tap);
+                    self.input(layer.offset(0, column) as i32, mask, &of_column[column]);
+                }
+            }
+            jump.into_iter().for_each(|jump| self.assembler.land(jump));
+        }
+        if last {
+            if has_residual {
+                (0..rows.len()).for_each(|r| self.assembler.add(r as u8, Base::Fifth, bytes(r)));
+            }
+            self.clip(rows.len() as u8, clip);
+        }
+        (0..rows.len()).for_each(|r| self.assembler.store(r as u8, Base::Second, bytes(r), of_outputs));
+        self.assembler.end();
+        entry
+    }
+
     /// Appends a weight, and says how many bytes behind the first it lies.
     fn weight(&mut self, weight: f32) -> i32 {
         self.weights.push(weight);
