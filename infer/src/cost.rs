@@ -1,14 +1,10 @@
-//! When a layer is faster sparse than dense.
+//! What a layer costs, sparse or dense, one image or a vector of images at a time.
 
 use sr2_kernels::{Conv, Isa, NO_CLIP, Plane, Window};
 use sr2_models::{CompressedModel, Pool, ValueId, Weight};
 
 use crate::fuse::{Kind, Layer};
 use crate::memory;
-
-/// Time of one non-zero weight of the sparse kernel in units of one weight of the dense one, as `examples/profile.rs`
-/// finds it on ResNet-18 for policies `sparse` and `dense`.
-const SPARSE_OVER_DENSE: f64 = 2.0;
 
 /// Output channels that the dense kernel computes at a time, about: 6 or 8, by tier.
 const BLOCK: usize = 8;
@@ -19,11 +15,8 @@ fn gather_over_dot(all: usize, isa: Isa) -> f64 {
     if all * size_of::<f32>() > WEIGHTS_STREAMED { 2.5 } else { isa.lanes() as f64 }
 }
 
-/// As [`SPARSE_OVER_DENSE`], of a convolution by code made for its weights.
-const GENERATED_OVER_DENSE: f64 = 0.9;
-
-/// Densities from which that code is faster than the other sparse kernels, of one image and of a vector of images: for each
-/// input that it reads it has as many products as output channels, up to 28, times the density.
+/// Densities from which code made for the weights is faster than the other sparse kernels, of one image and of a vector
+/// of images: for each input that it reads it has as many products as output channels, up to 28, times the density.
 const GENERATED: [f64; 2] = [0.07, 0.035];
 
 /// Non-zeros for each vector of outputs up to which it is: it is longer than weights and indices are.
@@ -31,15 +24,6 @@ const CODE_OF_VECTOR: usize = 10_000;
 
 /// Positions of a map of a vector of images from which it is: the other kernel has all of a smaller one in registers.
 const LARGE_MAP: usize = 32;
-
-/// Whether a convolution of this density is faster when only its non-zeros are computed, by code made for them where
-/// `generated`. `share` is that of the time of all products that the dense kernel takes.
-///
-/// The dense kernel keeps blocks of output channels in registers, so it cannot serve groups of fewer.
-pub(crate) fn convolution_is_sparse(density: f64, channels_per_group: usize, share: f64, generated: bool) -> bool {
-    let wasted = channels_per_group.next_multiple_of(BLOCK) as f64 / channels_per_group as f64;
-    density * if generated { GENERATED_OVER_DENSE } else { SPARSE_OVER_DENSE } < wasted * share
-}
 
 /// Whether a sparse convolution between these planes is faster by code made for its weights.
 pub(crate) fn generated(conv: &Conv<'_>, [x, y]: [&Plane; 2], weight: Weight<'_>, isa: Isa) -> bool {
@@ -96,11 +80,6 @@ pub(crate) fn dense_share(conv: &sr2_models::Conv, x: &[usize], y: &[usize], isa
 /// sparse kernel some.
 pub(crate) fn depthwise_is_sparse(density: f64) -> bool {
     density < 0.25
-}
-
-/// Whether a linear layer for one image is faster when only its non-zeros are computed.
-pub(crate) fn linear_is_sparse([nnz, all]: [usize; 2], isa: Isa) -> bool {
-    nnz as f64 * gather_over_dot(all, isa) < all as f64
 }
 
 /// The window of a convolution.
@@ -179,8 +158,19 @@ const TILE: usize = 12;
 /// around it then leave the first-level cache sooner than those of one image.
 const AROUND: f64 = 1.4;
 
-/// Time of a multiply-add by code made for the weights.
-const GENERATED_TAP: f64 = 0.85;
+/// The same of the dense kernel, and of the sparse one on a map that it has in registers.
+const AROUND_HELD: f64 = 1.2;
+
+/// Time of a multiply-add by code made for the weights, and of the dense kernel: both read an input once for several
+/// output channels.
+const GENERATED_TAP: f64 = 0.78;
+const DENSE_TAP: f64 = 0.8;
+
+/// Time of a multiply-add of the dense kernel of depthwise convolutions.
+const DEPTHWISE_TAP: f64 = 0.5;
+
+/// Time of a multiply-add of a dense linear layer for a vector of images.
+const LINEAR_TAP: f64 = 0.5;
 
 /// Time of a vector of outputs, and of an output where there is no vector of them, of a pooling, in multiply-adds of a
 /// vector.
@@ -207,7 +197,7 @@ pub(crate) fn of_layer(model: &CompressedModel, layer: &Layer<'_>, sparse: bool,
             match (sparse, lanes) {
                 (true, _) => nnz,
                 (false, 1) => all as f64 / gather_over_dot(all, isa),
-                (false, _) => all as f64 / SPARSE_OVER_DENSE,
+                (false, _) => all as f64 * LINEAR_TAP,
             }
         }
         Kind::MaxPool(pool) | Kind::AveragePool(pool) => {
@@ -233,28 +223,36 @@ fn of_convolution(
     let (x, y) = (model.graph().shape(layer.inputs[0]), model.graph().shape(layer.output));
     let weight = model.weight(&conv.weight);
     let all = weight.shape().iter().product::<usize>() as f64;
-    let pad = if conv.kernel == [1, 1] { 0 } else { conv.pads.into_iter().max().unwrap_or(0) };
+    let is_point = conv.kernel == [1, 1];
+    let pad = if is_point { 0 } else { conv.pads.into_iter().max().unwrap_or(0) };
     let is_direct = conv.stride == [1, 1] && x[1..] == y[1..];
-    let is_aligned = !sparse && lanes == 1 && is_aligned_depthwise(conv, x, y, isa);
+    let is_depthwise = !sparse && is_depthwise(conv, x[0]);
+    let is_dense = !sparse && !is_depthwise;
+    let is_aligned = is_depthwise && lanes == 1 && is_aligned_depthwise(conv, x, y, isa);
     let generated = sparse && is_generated(model, conv, [x, y], isa, lanes);
-    let has_gaps = is_direct && !is_aligned && !isa.holds_rows(y[2]) && !generated;
+    let is_flat = is_aligned || generated || is_dense || isa.holds_rows(y[2]);
+    let has_gaps = is_direct && !is_flat;
     let run = if has_gaps { y[2].saturating_add(pad) } else { y[2] };
     let inside = if sparse && lanes > 1 { without_padding(conv, &x[1..], &y[1..], isa) } else { None };
-    let tap = if lanes == 1 {
-        let vectors = vectors(y[1].saturating_mul(run), isa);
-        if generated { GENERATED_TAP * vectors as f64 } else { vectors as f64 + TAP * vectors.div_ceil(TILE) as f64 }
-    } else {
-        let reading = match inside {
-            Some(inside) if generated => GENERATED_TAP * inside,
-            Some(inside) => inside * AROUND,
-            None if conv.kernel == [1, 1] => 1.0,
-            None => AROUND,
-        };
-        reading * y[1] as f64 * y[2] as f64
+    let vectors = if lanes == 1 { vectors(y[1].saturating_mul(run), isa) } else { y[1].saturating_mul(y[2]) };
+    let reading = match inside {
+        _ if generated => GENERATED_TAP * inside.unwrap_or(1.0),
+        _ if is_dense => DENSE_TAP * if lanes == 1 || is_point { 1.0 } else { AROUND_HELD },
+        _ if lanes == 1 => 1.0 + TAP * vectors.div_ceil(TILE) as f64 / vectors as f64,
+        Some(inside) if vectors < LARGE_MAP => inside * AROUND_HELD,
+        Some(inside) => inside * AROUND,
+        None if is_point => 1.0,
+        None => AROUND,
     };
+    let tap = reading * vectors as f64;
     let (taps, bytes) = match sparse {
         true => (weight.nnz() as f64, 8.0 * weight.nnz() as f64),
-        false => (all / SPARSE_OVER_DENSE * dense_share(conv, x, y, isa, lanes), 4.0 * all),
+        false if is_depthwise => (all * DEPTHWISE_TAP, 4.0 * all),
+        false => {
+            let channels = y[0] / conv.groups;
+            let wasted = channels.next_multiple_of(BLOCK) as f64 / channels as f64;
+            (all * wasted * dense_share(conv, x, y, isa, lanes), 4.0 * all)
+        }
     };
     let arranging = if is_direct || is_aligned || inside.is_some() {
         0.0

@@ -114,31 +114,20 @@ pub(crate) fn values(model: &CompressedModel, value: ValueId) -> usize {
 
 /// Whether a layer's weights are stored sparse.
 fn is_sparse(model: &CompressedModel, layer: &Layer<'_>, isa: Isa, lanes: usize, policy: WeightPolicy) -> bool {
-    let numbers = |name: &str| {
-        let weight = model.weight(name);
-        [weight.nnz(), weight.shape().iter().product::<usize>()]
-    };
     let density = |name: &str| {
-        let [nnz, all] = numbers(name);
-        nnz as f64 / all as f64
+        let weight = model.weight(name);
+        weight.nnz() as f64 / weight.shape().iter().product::<usize>() as f64
     };
     match (policy, layer.kind) {
         (WeightPolicy::Sparse, _) => true,
         (WeightPolicy::Dense, _) => false,
         (WeightPolicy::WithZeros, _) => layer.weight().is_some_and(|name| density(name) < 1.0),
-        (WeightPolicy::Auto, Kind::Conv(conv)) => {
-            let [x, y] = [layer.inputs[0], layer.output].map(|value| model.graph().shape(value));
-            if cost::is_depthwise(conv, x[0]) {
-                return cost::depthwise_is_sparse(density(&conv.weight));
-            }
-            let share = cost::dense_share(conv, x, y, isa, lanes);
-            let generated = cost::is_generated(model, conv, [x, y], isa, lanes);
-            cost::convolution_is_sparse(density(&conv.weight), conv.out_channels / conv.groups, share, generated)
+        (WeightPolicy::Auto, Kind::Conv(conv)) if cost::is_depthwise(conv, model.graph().shape(layer.inputs[0])[0]) => {
+            cost::depthwise_is_sparse(density(&conv.weight))
         }
-        (WeightPolicy::Auto, Kind::Gemm(gemm)) => match lanes {
-            1 => cost::linear_is_sparse(numbers(&gemm.weight), isa),
-            _ => cost::convolution_is_sparse(density(&gemm.weight), gemm.out_features, 1.0, false),
-        },
-        _ => false,
+        (WeightPolicy::Auto, _) => {
+            let [sparse, dense] = [true, false].map(|sparse| cost::of_layer(model, layer, sparse, isa, lanes));
+            sparse < dense
+        }
     }
 }

@@ -31,6 +31,8 @@ const MASKS: usize = 4;
 const TAPS: [usize; 2] = [288, 576];
 /// Non-zeros that a function must give an output channel to pay for its pass over the sums.
 const WORTHWHILE: usize = 12;
+/// Non-zeros of a function at most, about, so that its code stays in the first-level cache from one tile to the next.
+const LONGEST: usize = 4000;
 /// Positions that run through all functions before the next.
 const TILES: usize = 64;
 
@@ -187,8 +189,9 @@ impl Functions {
         let is_wide = kernel > 1 && to.plane.lanes() == 1 && to.plane.width() > ALIGN;
         let most = if is_wide { TAPS[0] } else { TAPS[1] };
         let worthwhile = (matrix.nnz() / layer.rows / WORTHWHILE).max(1);
-        let chunks = (channels * kernel).div_ceil(most).min(worthwhile).min(channels);
         let blocks = layer.rows.div_ceil(ROWS);
+        let chunks = (channels * kernel).div_ceil(most).min(worthwhile);
+        let chunks = chunks.max((matrix.nnz() / blocks).div_ceil(LONGEST)).min(channels);
         let mut order: Vec<usize> = (0..kernel).collect();
         order.sort_by_key(|tap| reach.of_tap(window, *tap).1);
         let source = Source { layer, window, reach, to: &to.plane, order: &order, has_residual, clip };
