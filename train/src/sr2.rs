@@ -90,11 +90,12 @@ const RESOLUTION: f64 = 8.0 * f32::EPSILON as f64;
 
 impl Sr2 {
     /// The variant that trains batch-norm networks in few epochs: the batch gradient in the prediction, a floor under
-    /// sigma, guards.
+    /// sigma, guards. Where the loss is quadratic along `s`, `rho` is 1/2 at its minimum there and more before it, so
+    /// sigma falls after steps that are not too long.
     pub fn robust(floor: Floor, classes: usize) -> Self {
         Self {
             prediction: Prediction::Gradient,
-            eta2: 0.9,
+            eta2: 0.5,
             sigma_start: floor.lowest,
             sigma_min: floor.lowest,
             sigma_max: floor.last.max(Self::paper().sigma_max),

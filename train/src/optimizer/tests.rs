@@ -80,11 +80,23 @@ fn rejection_restores_point_and_momentum_and_raises_sigma() {
 fn accepted_steps_move_by_the_direction_over_sigma() {
     let mut sr2 = robust(0.0);
     let mut x = vec![1.0, 2.0, 3.0];
-    // g's = -3 (1/2), so xi = 1.5 and rho = 0.75/1.5: good, not very good.
-    let report = sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 1.25 }).unwrap();
-    assert_eq!((report.verdict, report.rho, report.xi), (Verdict::Accepted, Some(0.5), 1.5));
+    // g's = -3 (1/2), so xi = 1.5 and rho = 0.375/1.5: good, not very good.
+    let report = sr2.step(&mut x, &mut Scripted { at_point: 2.0, at_trial: 1.625 }).unwrap();
+    assert_eq!((report.verdict, report.rho, report.xi), (Verdict::Accepted, Some(0.25), 1.5));
     assert_eq!(x, [0.5, 1.5, 2.5]);
     assert_eq!(report.stationarity, 3f64.sqrt());
+}
+
+#[test]
+fn sigma_falls_where_a_step_ends_before_the_minimum_along_it() {
+    use Verdict::{Accepted, Rejected, VeryGood};
+    // The curvature is 1, so that a sigma of 1 leads to the minimum, and 1/2 as far behind it.
+    for (sigma, verdict) in [(4.0, VeryGood), (1.01, VeryGood), (0.99, Accepted), (0.51, Accepted), (0.49, Rejected)] {
+        let floor = Floor { lowest: sigma, first: sigma, last: sigma, ..FLAT_FLOOR };
+        let mut sr2 = Optimizer::new(settings(Penalty::L0, 0.0, 0.9, Sr2::robust(floor, 10)), Layers::default());
+        let report = sr2.step(&mut vec![0.1, -0.2, 0.3], &mut Towards(vec![0.0; 3])).unwrap();
+        assert_eq!(report.verdict, verdict, "sigma {sigma}");
+    }
 }
 
 #[test]
