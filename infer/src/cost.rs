@@ -20,7 +20,7 @@ fn gather_over_dot(all: usize, isa: Isa) -> f64 {
 const GENERATED: [f64; 2] = [0.07, 0.035];
 
 /// Non-zeros for each vector of outputs up to which it is: it is longer than weights and indices are.
-const CODE_OF_VECTOR: usize = 10_000;
+const CODE_OF_VECTOR: usize = 20_000;
 
 /// Positions of a map of a vector of images from which it is: the other kernel has all of a smaller one in registers.
 const LARGE_MAP: usize = 32;
