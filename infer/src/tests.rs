@@ -127,6 +127,20 @@ fn layouts_are_as_asked_for() {
     assert_eq!(images(Layout::Auto, lanes).last(), Some(&lanes));
 }
 
+#[test]
+fn convolutions_are_sparse_where_zeros_pay() {
+    let dense = |zeros, isa, batch| -> usize {
+        let model = crate::Model::from(&network("resnet20", zeros, 7));
+        let engine = model.plan(&Options { isa: Some(isa), batch, ..Default::default() }).unwrap();
+        let is_dense = |kernel: &String| kernel.starts_with("dense_conv") || kernel.starts_with("winograd");
+        engine.plan().iter().filter(|layer| layer.weights > 432 && layer.kernels.iter().any(is_dense)).count()
+    };
+    for (isa, batch) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 64)]) {
+        assert_eq!(dense(0.9, isa, batch), 0, "{isa}, batch {batch}");
+        assert!(dense(0.1, isa, batch) >= 16, "{isa}, batch {batch}: of 18 with 3x3 windows 16 keep the map's size");
+    }
+}
+
 /// Of layers that cost most where the other layout is best, the cheapest cut lies between; one that costs more than it
 /// saves is left out.
 #[test]
