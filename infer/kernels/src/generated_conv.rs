@@ -11,7 +11,7 @@ use std::ops::Range;
 use memmap2::Mmap;
 use sr2_formats::CsrMatrix;
 
-use crate::machine_code::{Assembler, Base};
+use crate::machine_code::{Assembler, Base, Operand};
 use crate::map_conv;
 use crate::packing::Layer;
 use crate::plane::{ALIGN, Place, Plane};
@@ -20,10 +20,12 @@ use crate::step::Call;
 use crate::window::Window;
 use crate::{Conv, Isa, NO_CLIP};
 
-/// Output channels of a function at most: as many as there are registers, but for four inputs on their way.
-const ROWS: usize = 28;
-/// Registers of the inputs, of which the first two hold the bounds in the end.
-const INPUTS: [u8; 4] = [28, 29, 30, 31];
+/// Output channels of a function at most: as many as there are registers, but for two.
+const ROWS: usize = 30;
+/// Register of an input, and of the one at the place of the outputs of which those to the side are made; in the end they
+/// hold the bounds.
+const INPUT: u8 = 30;
+const CENTER: u8 = 31;
 /// Masks that [`Tile::kept`] holds at most.
 const MASKS: usize = 4;
 /// Inputs of one position that a function reads at most, so that those of its neighbours stay near: where a row of one
@@ -89,9 +91,19 @@ type Code = unsafe extern "C" fn(*const f32, *mut f32, *const f32, u64, *const f
 pub(crate) enum Reach {
     /// In the lanes of [`Tile::kept`], 16 for each of the distances to the side that taps have, and 16 for the outputs unless
     /// all tiles are whole.
-    Sideways { distances: Vec<isize>, is_whole: bool },
+    Sideways { distances: Vec<isize>, is_whole: bool, aside: Option<Aside> },
     /// All taps of a [`map_conv::group`] of which [`Tile::kept`] has no bit.
     Around,
+}
+
+/// How the inputs to the side of a tile's outputs are made of those at their place, which a vector has to itself: read, they
+/// would cross a cache line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Aside {
+    /// By rotating them, as a vector holds whole rows.
+    Rotated,
+    /// Of two vectors, as a row is several.
+    Joined,
 }
 
 impl Conv<'_> {
@@ -116,13 +128,20 @@ impl Reach {
         let is_point = *window == Window::POINT && y.gap() == 0 && window.is_direct(x, y);
         let fits = distances.len() + usize::from(!is_whole) <= MASKS;
         let distances = distances.into_iter().collect();
-        (fits && (is_point || window.is_sideways(x, y))).then_some(Self::Sideways { distances, is_whole })
+        // Whole vectors are read before the first row and behind the last.
+        let has_border = x.pad() > 0 || !window.keeps_rows(x, y);
+        let aside = match y.width() {
+            width if ALIGN.is_multiple_of(width) => Some(Aside::Rotated),
+            width if width.is_multiple_of(ALIGN) && has_border => Some(Aside::Joined),
+            _ => None,
+        };
+        (fits && (is_point || window.is_sideways(x, y))).then_some(Self::Sideways { distances, is_whole, aside })
     }
 
     /// The masks that a function takes, and the one of its outputs, 0 for all lanes.
     fn masks(&self) -> (u8, u8) {
         match self {
-            Self::Sideways { distances, is_whole: false } => (distances.len() as u8 + 1, distances.len() as u8 + 1),
+            Self::Sideways { distances, is_whole: false, .. } => (distances.len() as u8 + 1, distances.len() as u8 + 1),
             Self::Sideways { distances, .. } => (distances.len() as u8, 0),
             Self::Around => (0, 0),
         }
@@ -193,7 +212,7 @@ impl Functions {
         let chunks = (channels * kernel).div_ceil(most).min(worthwhile);
         let chunks = chunks.max((matrix.nnz() / blocks).div_ceil(LONGEST)).min(channels);
         let mut order: Vec<usize> = (0..kernel).collect();
-        order.sort_by_key(|tap| reach.of_tap(window, *tap).1);
+        order.sort_by_key(|tap| (reach.of_tap(window, *tap).1, center(layer, window, *tap)));
         let source = Source { layer, window, reach, to: &to.plane, order: &order, has_residual, clip };
         let weights = Vec::with_capacity(matrix.nnz() + 2 * chunks * layer.rows);
         let mut writer = Writer { weights, ..Writer::default() };
@@ -227,6 +246,16 @@ fn by_column(matrix: &CsrMatrix, rows: Range<usize>) -> Vec<Vec<(u8, f32)>> {
     of_column
 }
 
+/// How many positions to the right of its output a tap of the kernel reads.
+fn right(window: &Window, tap: usize) -> isize {
+    window.place(1, tap % window.kernel[1]).1
+}
+
+/// Where, in a channel of the source, the input lies that a tap of the kernel would read were it not to the side.
+fn center(layer: &Layer, window: &Window, tap: usize) -> usize {
+    layer.source.taps[tap].wrapping_add_signed(-right(window, tap))
+}
+
 /// What the functions of a convolution have in common.
 struct Source<'a> {
     layer: &'a Layer,
@@ -249,8 +278,6 @@ struct Writer {
     start: usize,
     /// Where the cursor lies, in bytes behind the first weight.
     cursor: Option<i32>,
-    /// Inputs so far.
-    input: usize,
 }
 
 impl Writer {
@@ -281,10 +308,8 @@ impl Writer {
             // Where a jump ends it may lie elsewhere.
             self.cursor = None;
             for channel in channels.clone() {
-                for tap in taps {
-                    let column = channel * order.len() + tap;
-                    let (mask, _) = reach.of_tap(window, *tap);
-                    self.input(layer.offset(0, column) as i32, mask, &of_column[column]);
+                for row in taps.chunk_by(|a, b| center(layer, window, *a) == center(layer, window, *b)) {
+                    self.row(source, channel, row, of_column);
                 }
             }
             jump.into_iter().for_each(|jump| self.assembler.land(jump));
@@ -311,16 +336,46 @@ impl Writer {
         self.assembler.splat(vector, Base::Third, at);
     }
 
-    /// Reads an input and adds its products to the sums of `weights`.
-    fn input(&mut self, bytes: i32, mask: u8, weights: &[(u8, f32)]) {
+    /// Adds the products of the inputs of a channel at those taps, which have one [`center`].
+    fn row(&mut self, source: &Source<'_>, channel: usize, taps: &[usize], of_column: &[Vec<(u8, f32)>]) {
+        const VALUE: i32 = size_of::<f32>() as i32;
+        const VECTOR: i32 = ALIGN as i32 * VALUE;
+        let Source { layer, window, reach, .. } = *source;
+        let column = |tap: usize| channel * layer.source.taps.len() + tap;
+        let taps: Vec<usize> = taps.iter().copied().filter(|tap| !of_column[column(*tap)].is_empty()).collect();
+        let aside = match reach {
+            Reach::Sideways { aside: Some(aside), .. } if taps.len() > 1 => Some(aside),
+            _ => None,
+        };
+        for (i, tap) in taps.iter().enumerate() {
+            let (bytes, (mask, _)) = (layer.offset(0, column(*tap)) as i32, reach.of_tap(window, *tap));
+            let right = right(window, *tap);
+            let (center, lanes) = (bytes - right as i32 * VALUE, right.rem_euclid(ALIGN as isize) as u8);
+            if i == 0 && aside.is_some() {
+                self.assembler.load(CENTER, Base::First, center, 0);
+            }
+            let mut input = INPUT;
+            match aside {
+                None => self.assembler.load(INPUT, Base::First, bytes, mask),
+                Some(_) if right == 0 => input = CENTER,
+                Some(Aside::Rotated) => self.assembler.align(INPUT, Operand::Vector(CENTER), CENTER, lanes, mask),
+                Some(Aside::Joined) if right < 0 => {
+                    let before = Operand::Memory(Base::First, center - VECTOR);
+                    self.assembler.align(INPUT, before, CENTER, lanes, mask);
+                }
+                Some(Aside::Joined) => {
+                    self.assembler.load(INPUT, Base::First, center + VECTOR, 0);
+                    self.assembler.align(INPUT, Operand::Vector(CENTER), INPUT, lanes, mask);
+                }
+            }
+            self.products(input, &of_column[column(*tap)]);
+        }
+    }
+
+    /// Adds the products of an input to the sums of `weights`.
+    fn products(&mut self, input: u8, weights: &[(u8, f32)]) {
         // How far before and behind the cursor a distance of one byte reaches.
         const BEFORE: i32 = 128 * size_of::<f32>() as i32;
-        if weights.is_empty() {
-            return;
-        }
-        let input = INPUTS[self.input % INPUTS.len()];
-        self.input += 1;
-        self.assembler.load(input, Base::First, bytes, mask);
         for (sum, weight) in weights {
             let at = self.weight(*weight);
             let cursor = match self.cursor {
@@ -337,14 +392,13 @@ impl Writer {
 
     /// Limits the first `sums` vectors.
     fn clip(&mut self, sums: u8, [low, high]: [f32; 2]) {
-        let [lowest, highest] = INPUTS[..2] else { unreachable!("four inputs") };
         if low > NO_CLIP[0] {
-            self.splat(lowest, low);
-            (0..sums).for_each(|sum| self.assembler.max(sum, lowest));
+            self.splat(INPUT, low);
+            (0..sums).for_each(|sum| self.assembler.max(sum, INPUT));
         }
         if high < NO_CLIP[1] {
-            self.splat(highest, high);
-            (0..sums).for_each(|sum| self.assembler.min(sum, highest));
+            self.splat(CENTER, high);
+            (0..sums).for_each(|sum| self.assembler.min(sum, CENTER));
         }
     }
 }
@@ -362,9 +416,10 @@ impl Kernel for Call<'_, GeneratedConv> {
         for tiles in s.tiles[tiles].chunks(TILES) {
             for entry in &entries[blocks.start * chunks..blocks.end * chunks] {
                 // SAFETY: an entry is where a function begins in code that was made for the step, on a CPU with AVX-512. It
-                // reads the taps of a tile that it does not leave out, weights, and of its channels of `y` and the
-                // residual the tile, which the program checked to lie inside their buffers; `y` overlaps none of the
-                // others, and this thread has channels or tiles of its own.
+                // reads the taps of a tile that it does not leave out and the vectors around them, weights, and of its
+                // channels of `y` and the residual the tile, which the program checked to lie inside their buffers, as
+                // `Reach::of` did for the vectors; `y` overlaps none of the others, and this thread has channels or tiles of
+                // its own.
                 unsafe {
                     let function = std::mem::transmute::<*const u8, Code>(code.as_ptr().add(entry.code));
                     let at = entry.row * s.stride;

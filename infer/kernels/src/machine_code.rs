@@ -21,7 +21,7 @@ pub(crate) enum Base {
 
 /// Where an instruction has its last operand.
 #[derive(Debug, Clone, Copy)]
-enum Operand {
+pub(crate) enum Operand {
     Vector(u8),
     /// A vector from so many bytes behind an address on.
     Memory(Base, i32),
@@ -44,6 +44,7 @@ const MIN: Opcode = [1, 0, 0x5d];
 const MAX: Opcode = [1, 0, 0x5f];
 const SPLAT: Opcode = [2, 1, 0x18];
 const MULTIPLY_ADD: Opcode = [2, 1, 0xb8];
+const ALIGN: Opcode = [3, 1, 0x03];
 
 /// Appends instructions on vectors of 16 f32, `zmm0` to `zmm31`.
 #[derive(Debug, Default)]
@@ -82,6 +83,13 @@ impl Assembler {
     /// `sum += vector * value in memory`, with one rounding.
     pub(crate) fn multiply_add(&mut self, sum: u8, vector: u8, base: Base, bytes: i32) {
         self.vector(MULTIPLY_ADD, sum, vector, Operand::Value(base, bytes), 0);
+    }
+
+    /// `vector = ` the lanes of `before` from lane `lanes` on, then the first `lanes` of `after`; 0 in the lanes that the mask `kept` has
+    /// not; mask 0 stands for all lanes.
+    pub(crate) fn align(&mut self, vector: u8, before: Operand, after: u8, lanes: u8, kept: u8) {
+        self.vector(ALIGN, vector, after, before, kept);
+        self.bytes.push(lanes);
     }
 
     /// `vector = max(vector, bound)`; NaN stays NaN.
@@ -225,6 +233,16 @@ mod tests {
             &|a| a.multiply_add(27, 31, Cursor, 0x1fc),
             "vfmadd231ps zmm27, zmm31, [rax+0x1fc]{1to16}",
             &[0x62, 0x62, 5, 0x50, 0xb8, 0x58, 0x7f],
+        );
+        check(
+            &|a| a.align(29, Operand::Memory(First, -0x40), 28, 15, 2),
+            "valignd zmm29{k2}{z}, zmm28, [rdi-0x40], 15",
+            &[0x62, 0x63, 0x1d, 0xc2, 3, 0x6f, 0xff, 15],
+        );
+        check(
+            &|a| a.align(30, Operand::Vector(28), 30, 1, 0),
+            "valignd zmm30, zmm30, zmm28, 1",
+            &[0x62, 3, 0x0d, 0x40, 3, 0xf4, 1],
         );
         check(&|a| a.max(4, 28), "vmaxps zmm4, zmm28, zmm4", &[0x62, 0xf1, 0x1c, 0x40, 0x5f, 0xe4]);
         check(&|a| a.min(26, 29), "vminps zmm26, zmm29, zmm26", &[0x62, 1, 0x14, 0x40, 0x5d, 0xd2]);

@@ -173,7 +173,22 @@ fn cases_of_maps(size: [usize; 2]) -> Vec<Case> {
 pub(super) fn generated_conv_f32() {
     let run = |case: Case| test(&case, Packing::Generated);
     let strided = Window { stride: [2, 2], ..SAME };
-    for size in [[4, 4], [8, 8], [2, 8], [1, 16], [3, 16], [4, 20], [16, 3], [2, 2], [16, 16], [7, 7], [3, 11]] {
+    let sizes = [
+        [4, 4],
+        [8, 8],
+        [2, 8],
+        [1, 16],
+        [3, 16],
+        [4, 20],
+        [16, 3],
+        [2, 2],
+        [16, 16],
+        [7, 7],
+        [3, 11],
+        [3, 32],
+        [1, 48],
+    ];
+    for size in sizes {
         for window in [
             SAME,
             Window::POINT,
@@ -194,11 +209,13 @@ pub(super) fn generated_conv_f32() {
         run(Case { clip: [0.0, f32::INFINITY], ..case([17, 33], [2, 8], Window::POINT, sparsity) });
     }
     // Several functions, weights further than a distance of one byte, and chunks.
-    for outputs in [27, 28, 29, 57] {
+    for outputs in [29, 30, 31, 61] {
         run(Case { residual: true, ..case([5, outputs], [4, 4], SAME, 0.2) });
     }
     run(Case { clip: [f32::NEG_INFINITY, 0.5], residual: true, ..case([96, 30], [4, 8], SAME, 0.7) });
     run(case([600, 3], [4, 4], Window::POINT, 0.5));
+    // Chunks for the length of the code alone.
+    run(case([40, 30], [4, 4], SAME, 0.0));
 }
 
 pub(super) fn dense_conv_f32() {
