@@ -15,9 +15,19 @@ fn gather_over_dot(all: usize, isa: Isa) -> f64 {
     if all * size_of::<f32>() > WEIGHTS_STREAMED { 2.5 } else { isa.lanes() as f64 }
 }
 
-/// Densities from which code made for the weights is faster than the other sparse kernels, of one image and of a vector
-/// of images: for each input that it reads it has as many products as output channels, up to 28, times the density.
-const GENERATED: [f64; 2] = [0.07, 0.035];
+/// The density from which code made for the weights is faster than the other sparse kernels, to maps of this plane: for each
+/// input that it reads it has as many products as output channels, up to 30, times the density. Inputs are cheap where no
+/// vector of them crosses a cache line.
+fn generated_from(window: &Window, y: &Plane, isa: Isa) -> f64 {
+    let (width, lanes) = (y.width(), isa.lanes());
+    match width.is_multiple_of(lanes) {
+        _ if y.lanes() > 1 => 0.025,
+        _ if lanes.is_multiple_of(width) => 0.015,
+        true if window.kernel == [1, 1] => 0.015,
+        true => 0.04,
+        false => 0.07,
+    }
+}
 
 /// Non-zeros for each vector of outputs up to which it is: it is longer than weights and indices are.
 const CODE_OF_VECTOR: usize = 20_000;
@@ -30,7 +40,7 @@ pub(crate) fn generated(conv: &Conv<'_>, [x, y]: [&Plane; 2], weight: Weight<'_>
     let is_one = y.lanes() == 1;
     let density = weight.nnz() as f64 / weight.shape().iter().product::<usize>() as f64;
     conv.is_generated(x, y, isa)
-        && density >= GENERATED[usize::from(!is_one)]
+        && density >= generated_from(&conv.window, y, isa)
         && weight.nnz() <= CODE_OF_VECTOR * vectors(y.values(), isa)
         && (is_one || y.height() * y.width() >= LARGE_MAP)
 }
