@@ -22,6 +22,10 @@ pub enum Prediction {
 pub struct Guards {
     /// A trial whose loss exceeds this and twice the loss at `x` is rejected whatever the penalty gained: under l0 a
     /// large `lambda dh` could buy a blow-up of the loss. 1.5 ln(classes) in training.
+    ///
+    /// A channel before a batch norm whose own gradient `g` promises more, `g'g / sigma`, has a gradient of 0 in this step:
+    /// where a channel hardly varies, as its inputs are all but dead, the batch norm makes its gradient up to
+    /// `1 / sqrt(epsilon)` times as large, and the step would move it anywhere.
     pub loss_ceiling: f64,
 }
 

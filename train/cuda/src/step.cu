@@ -155,6 +155,22 @@ __device__ double add_up(const double (&own)[N]) {
   return sum;
 }
 
+// Zeros in the gradient of channels whose squares add up to more than `steepest`, a block a channel.
+extern "C" __global__ void hold_steep(const Channel* channels, float* gradient, double steepest) {
+  __shared__ int stays;
+  const Channel channel = channels[blockIdx.x];
+  double square[1] = {};
+  for (int i = threadIdx.x; i < channel.length; i += ROW_THREADS) {
+    const double g = gradient[channel.start + i];
+    square[0] += g * g;
+  }
+  const double sum = add_up(square);
+  if (threadIdx.x == 0) stays = sum > steepest;
+  __syncthreads();
+  if (!stays) return;
+  for (int i = threadIdx.x; i < channel.length; i += ROW_THREADS) gradient[channel.start + i] = 0.0f;
+}
+
 const int SUMS = 7;
 
 // The trial point prox(x - v / d) with the lambda of each parameter, or the first for all with `common`, and for each row

@@ -25,7 +25,7 @@ pub struct Parameter {
     pub prunable: bool,
     /// Whether it is under the penalty.
     pub penalised: bool,
-    /// Number of channels, where those without weights are held empty; they are of equal length.
+    /// Number of channels, where those without weights are held empty and steep ones stay; they are of equal length.
     pub channels: Option<usize>,
 }
 
@@ -41,7 +41,7 @@ pub struct Vectors {
     owner: CudaSlice<i32>,
     /// For each parameter first row, end, values, whether prunable, whether penalised.
     parameters: CudaSlice<i32>,
-    /// Start and length of the channels that are held empty.
+    /// Start and length of these channels.
     channels: CudaSlice<i32>,
     channel_count: usize,
 }
@@ -145,11 +145,18 @@ impl Vectors {
     }
 
     /// The vector of the parameters' gradients at `x`, zeros where one is missing, plus `mu x` in prunable weights, of which
-    /// zeros have none if `frozen`.
+    /// zeros have none if `frozen`. Then zeros in channels whose squares add up to more than `steepest`.
     ///
     /// # Errors
     /// Gradients that are not one a parameter, not f32 or of another size, or the device fails.
-    pub fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, frozen: bool) -> Result<Tensor> {
+    pub fn gather(
+        &self,
+        gradients: &[Option<Tensor>],
+        x: &Tensor,
+        mu: f32,
+        frozen: bool,
+        steepest: Option<f64>,
+    ) -> Result<Tensor> {
         let places = self.first_rows.windows(2);
         if gradients.len() != places.len() {
             bail!("{} gradients of {} parameters", gradients.len(), places.len());
@@ -187,6 +194,10 @@ impl Vectors {
                 &frozen,
                 &mut result
             );
+        }
+        let Self { device, channels, .. } = self;
+        if let Some(steepest) = steepest.filter(|_| self.channel_count > 0) {
+            launch!(device, "hold_steep", blocks(self.channel_count), channels, &mut result, &steepest);
         }
         Ok(self.tensor(result))
     }

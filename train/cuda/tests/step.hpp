@@ -156,6 +156,24 @@ void test_hold_empty() {
   });
 }
 
+// Channels of one value and of several rows, that end and begin within a row, at and above the bound.
+void test_hold_steep() {
+  const int count = 5000;
+  const std::vector<Channel> channels = {{0, 1}, {1, 1}, {2, 16}, {18, 17}, {400, 600}, {1024, 2500}, {3600, 1300}};
+  Buffer<Channel> table(channels.size());
+  std::copy(channels.begin(), channels.end(), table.begin());
+  set_sizes(count);
+  Buffer<float> gradient(count);
+  for (int i = 0; i < count; ++i) gradient[i] = i < 2000 ? 0.5f : 1e-3f;
+  gradient[1] = -2.5f, gradient[4899] = 2.0f, gradient[3600] = NAN;
+  const auto before = gradient;
+  launch("hold_steep", blocks_of(channels.size()), hold_steep, table, gradient, 4.0);
+  check_exactly(gradient, [&](int i) {
+    const bool stays = i == 1 || (i >= 18 && i < 35) || (i >= 400 && i < 1000) || (i >= 1024 && i < 3524);
+    return stays ? 0.0f : before[i];
+  });
+}
+
 void test_ends() {
   const Vectors vectors;
   const auto owner = vectors.owner();
@@ -324,6 +342,7 @@ void test_step() {
   test_gather();
   test_directions();
   test_hold_empty();
+  test_hold_steep();
   test_ends();
   test_model();
 }

@@ -20,7 +20,6 @@ use crate::optimizer::{Acting, Averages, Layers, Proposal, Rules, Settings, Vect
 use crate::penalty::Penalty;
 use crate::pruning::Target;
 use crate::regulariser::Regulariser;
-use crate::schedule_free::ScheduleFree;
 use crate::share::{PenalisedLayer, Share, lambdas_for};
 use crate::sr2::Tried;
 
@@ -225,13 +224,14 @@ impl OnDevice<'_> {
         let (gradients, logits) =
             executor.differentiate(resident.rows.tensors(&resident.parameters)?, &images, &self.batch.labels)?;
         let mu = settings.weight_decay.coupled() as f32;
-        let gradient = resident.kernels.gather(&gradients, &resident.parameters, mu, executor.support)?;
+        let (support, steepest) = (executor.support, rules.steepest());
+        let gradient = resident.kernels.gather(&gradients, &resident.parameters, mu, support, steepest)?;
         let (kernels, x, still) = (&resident.kernels, &resident.parameters, resident.still(rules));
         let (direction, momentum, sequences) = match settings.direction.schedule_free() {
             Some(method) => {
                 let iterate = resident.iterate.get_or_insert_with(|| x.clone());
                 let average = resident.average.get_or_insert_with(|| x.clone());
-                let factors = [rules.sigma, ScheduleFree::part(state.averaged), method.beta];
+                let factors = [rules.sigma, rules.averaged_part(), method.beta];
                 let [direction, iterate, average] =
                     kernels.advance([x, &gradient, iterate, average], factors, &still)?;
                 (direction, None, Some([iterate, average]))

@@ -66,6 +66,7 @@ impl Vectors for OnHost<'_> {
     fn direct(&mut self, rules: Rules) -> Result<(), ExecutorError> {
         self.loss = self.objective.gradient(self.parameters, &mut self.vectors.gradient)?;
         add_decay(rules, self.parameters, &mut self.vectors.gradient);
+        hold_steep_channels(rules, &mut self.vectors.gradient);
         self.vectors.set_direction(rules, self.parameters);
         Ok(())
     }
@@ -179,8 +180,7 @@ impl HostVectors {
         sequences.average.clone_from(&averages.parameters);
         direction.resize(x.len(), 0.0);
         let metric = metric(rules, &[], &averages.curvature);
-        let part = ScheduleFree::part(rules.state.averaged);
-        method.advance((x, gradient), (metric, part), sequences, direction);
+        method.advance((x, gradient), (metric, rules.averaged_part()), sequences, direction);
     }
 
     /// The weights of the penalty with which `left` weights are left.
@@ -259,6 +259,17 @@ fn add_decay(rules: Rules, x: &[f32], gradient: &mut [f32]) {
         for range in &rules.layers.prunable {
             gradient[range.clone()].iter_mut().zip(&x[range.clone()]).for_each(|(g, x)| *g += mu * x);
         }
+    }
+}
+
+/// Makes the gradient 0 in channels where it is steeper than [`Rules::steepest`].
+fn hold_steep_channels(rules: Rules, gradient: &mut [f32]) {
+    let Some(steepest) = rules.steepest() else { return };
+    for layer in &rules.layers.penalised {
+        let Some(channels) = layer.channels else { continue };
+        let channels = gradient[layer.range.clone()].par_chunks_mut(layer.range.len() / channels);
+        let square = |channel: &[f32]| channel.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+        channels.filter(|channel| square(channel) > steepest).for_each(|channel| channel.fill(0.0));
     }
 }
 

@@ -401,6 +401,32 @@ fn schedule_free_steps_end_at_the_average_of_the_iterates() {
 }
 
 #[test]
+fn a_step_shorter_than_the_floors_counts_for_less_in_the_average() {
+    let settings = settings(Penalty::L0, 0.0, 0.0, Sr2::robust(FLAT_FLOOR, 10));
+    let state = State { step: 1, sigma: 8.0, rejections_in_a_row: 0, lambda: 0.0, averaged: 1 };
+    let averages = Averages { iterate: vec![1.0], parameters: vec![0.5], ..Averages::default() };
+    let settings = Settings { direction: SCHEDULE_FREE, ..settings };
+    let mut sr2 = Optimizer::resume(settings, Layers::one(0..1), state, averages);
+    let report = sr2.step(&mut vec![0.5], &mut Towards(vec![-1.5])).unwrap();
+    assert_ne!(report.verdict, Verdict::Rejected);
+    // The gradient is 2; three quarters would count at the floor, which is 2.
+    assert_eq!((&sr2.averages().iterate, &sr2.averages().parameters), (&vec![0.75], &vec![0.546875]));
+}
+
+#[test]
+fn a_channel_that_promises_more_than_a_loss_stays_in_this_step() {
+    let settings = settings(Penalty::L0, 0.0, 0.0, Sr2::robust(FLAT_FLOOR, 10));
+    let layer = PenalisedLayer { channels: Some(3), ..PenalisedLayer::plain(0..6) };
+    let layers = Layers { penalised: vec![layer], prunable: vec![0..6] };
+    let mut sr2 = Optimizer::new(Settings { direction: SCHEDULE_FREE, ..settings }, layers);
+    let mut x = vec![1.0; 7];
+    // Sigma is 2 and the ceiling 1.5 ln 10, so squares of 6.9 are the most; behind the layer there is no bound.
+    sr2.step(&mut x, &mut Towards(vec![3.0, -1.0, 2.8, 2.8, 2.0, 1.0, 10.0])).unwrap();
+    assert_eq!(x, [1.0, 1.0, 1.9, 1.9, 1.5, 1.0, 5.5]);
+    assert_eq!(sr2.averages().iterate, x);
+}
+
+#[test]
 fn a_rejected_schedule_free_step_leaves_everything_and_raises_sigma() {
     let settings = settings(Penalty::L0, 0.0, 0.0, Sr2::robust(FLAT_FLOOR, 10));
     let mut sr2 = Optimizer::new(Settings { direction: SCHEDULE_FREE, ..settings }, Layers::one(0..2));

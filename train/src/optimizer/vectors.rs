@@ -4,7 +4,8 @@
 use super::{Layers, Settings, State, StepControl};
 use crate::executor::ExecutorError;
 use crate::regulariser::Regulariser;
-use crate::sr2::Tried;
+use crate::schedule_free::ScheduleFree;
+use crate::sr2::{Sr2, Tried};
 use crate::trial::Trial;
 
 /// What a step goes by.
@@ -22,6 +23,24 @@ impl Rules<'_> {
     /// Whether the loss at the trial point will be asked for, whatever the point.
     pub fn surely_tests(&self) -> bool {
         matches!(&self.settings.control, StepControl::Sr2(sr2) if sr2.surely_tests(self.state))
+    }
+
+    /// Most that the squares of a channel's gradient may add up to, see [`crate::sr2::Guards::loss_ceiling`].
+    pub fn steepest(&self) -> Option<f64> {
+        match &self.settings.control {
+            StepControl::Sr2(Sr2 { guards: Some(guards), .. }) => Some(guards.loss_ceiling * self.sigma),
+            _ => None,
+        }
+    }
+
+    /// The part `c` of `z` that goes into the average `x` of schedule-free averaging. Where SR2's sigma stands above its floor
+    /// it is as much less as steps are shorter: `x` would run into a `z` that hardly moves, and lose what it averaged.
+    pub fn averaged_part(&self) -> f64 {
+        let shorter = match &self.settings.control {
+            StepControl::Sr2(Sr2 { floor: Some(floor), .. }) => floor.sigma(self.state.step) / self.sigma,
+            _ => 1.0,
+        };
+        ScheduleFree::part(self.state.averaged) * shorter
     }
 }
 

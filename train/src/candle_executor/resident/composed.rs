@@ -26,6 +26,8 @@ pub(super) struct Composed {
     penalised_rows: Tensor,
     /// `[rows, ROW]`, 1 in prunable weights.
     prunable: Tensor,
+    /// The parameters that have channels, and the number of these.
+    channels: Vec<(usize, usize)>,
 }
 
 impl Composed {
@@ -36,7 +38,10 @@ impl Composed {
         let prunable: Vec<f64> =
             segments.iter().map(|s| f64::from(u8::from(layers.prunable.contains(&s.range)))).collect();
         let prunable = rows.broadcast(&rows.spread(&prunable)?.to_dtype(DType::U8)?)?.contiguous()?;
-        Ok(Self { rows, parameters: segments.len(), penalised: penalised.to_vec(), penalised_rows, prunable })
+        let pairs = penalised.iter().zip(&layers.penalised);
+        let channels = pairs.filter_map(|(parameter, layer)| Some((*parameter, layer.channels?))).collect();
+        let (parameters, penalised) = (segments.len(), penalised.to_vec());
+        Ok(Self { rows, parameters, penalised, penalised_rows, prunable, channels })
     }
 
     /// 1 where a prunable weight is zero.
@@ -49,19 +54,39 @@ impl Composed {
         if still.empty.is_empty() {
             return Ok(direction);
         }
-        let (x, mut held) = (self.rows.tensors(x)?, self.rows.tensors(&direction)?);
-        for (parameter, channels) in &still.empty {
-            let direction = held[*parameter].reshape((*channels, ()))?;
-            let weights = x[*parameter].reshape((*channels, ()))?.ne(0f32)?.to_dtype(DType::F32)?.sum_keepdim(1)?;
-            let full = weights.gt(0f32)?.broadcast_as(direction.shape())?;
-            held[*parameter] = full.where_cond(&direction, &direction.zeros_like()?)?;
+        let x = self.rows.tensors(x)?;
+        self.hold_channels(&still.empty, direction, |parameter, direction| {
+            x[parameter].reshape(direction.shape())?.ne(0f32)?.to_dtype(DType::F32)?.sum_keepdim(1)?.gt(0f32)
+        })
+    }
+
+    /// The vector with zeros in the channels of these parameters that do not move: `moves` gives `[channels, 1]` for the
+    /// `[channels, values]` of a parameter.
+    fn hold_channels(
+        &self,
+        of: &[(usize, usize)],
+        vector: Tensor,
+        moves: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut held = self.rows.tensors(&vector)?;
+        for (parameter, channels) in of {
+            let values = held[*parameter].reshape((*channels, ()))?;
+            let moves = moves(*parameter, &values)?.broadcast_as(values.shape())?;
+            held[*parameter] = moves.where_cond(&values, &values.zeros_like()?)?;
         }
         self.rows.gather(&held.into_iter().map(Some).collect::<Vec<_>>())
     }
 }
 
 impl Kernels for Composed {
-    fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, support: Support) -> Result<Tensor> {
+    fn gather(
+        &self,
+        gradients: &[Option<Tensor>],
+        x: &Tensor,
+        mu: f32,
+        support: Support,
+        steepest: Option<f64>,
+    ) -> Result<Tensor> {
         let mut gradient = self.rows.gather(gradients)?;
         if support == Support::Frozen {
             gradient = self.zeros(x)?.where_cond(&gradient.zeros_like()?, &gradient)?;
@@ -70,7 +95,12 @@ impl Kernels for Composed {
             let decayed = (&gradient + x.affine(f64::from(mu), 0.0)?)?;
             gradient = self.prunable.where_cond(&decayed, &gradient)?;
         }
-        Ok(gradient)
+        match steepest {
+            Some(steepest) => self.hold_channels(&self.channels, gradient, |_, gradient| {
+                gradient.to_dtype(DType::F64)?.sqr()?.sum_keepdim(1)?.le(steepest)
+            }),
+            None => Ok(gradient),
+        }
     }
 
     fn advance(&self, vectors: [&Tensor; 4], [sigma, c, beta]: [f64; 3], still: &Still) -> Result<[Tensor; 3]> {

@@ -63,8 +63,15 @@ fn still(still: &Still) -> sr2_cuda::Still {
 }
 
 impl Kernels for Fused {
-    fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, support: Support) -> Result<Tensor> {
-        self.vectors.gather(gradients, x, mu, support == Support::Frozen)
+    fn gather(
+        &self,
+        gradients: &[Option<Tensor>],
+        x: &Tensor,
+        mu: f32,
+        support: Support,
+        steepest: Option<f64>,
+    ) -> Result<Tensor> {
+        self.vectors.gather(gradients, x, mu, support == Support::Frozen, steepest)
     }
 
     fn advance(&self, vectors: [&Tensor; 4], factors: [f64; 3], what: &Still) -> Result<[Tensor; 3]> {

@@ -34,8 +34,15 @@ pub(super) struct Still {
 /// Operations on vectors in [`Rows`]. A result has the host's precision, value by value; sums are in another order.
 pub(super) trait Kernels: Debug + Send + Sync {
     /// The vector of the parameters' gradients at `x`, zeros where one is missing, plus `mu x` in prunable weights, of which
-    /// zeros have none if the support is frozen.
-    fn gather(&self, gradients: &[Option<Tensor>], x: &Tensor, mu: f32, support: Support) -> Result<Tensor>;
+    /// zeros have none if the support is frozen. Then zeros in channels whose squares add up to more than `steepest`.
+    fn gather(
+        &self,
+        gradients: &[Option<Tensor>],
+        x: &Tensor,
+        mu: f32,
+        support: Support,
+        steepest: Option<f64>,
+    ) -> Result<Tensor>;
 
     /// The direction and the next `z` and `x` of [`crate::schedule_free::ScheduleFree::advance`] with sigma, `c` and `beta`,
     /// from `[y, g, z, x]`.

@@ -12,8 +12,9 @@ use crate::optimizer::{Objective, Optimizer, StepControl, WeightDecay};
 use crate::pruning::PruningPlan;
 use crate::regulariser::Regulariser;
 use crate::schedule::{Floor, Schedule};
+use crate::schedule_free::ScheduleFree;
 use crate::share::{self, PenalisedLayer};
-use crate::sr2::{Sr2, Verdict};
+use crate::sr2::{Guards, Sr2, Verdict};
 use crate::trial::Metric;
 
 #[test]
@@ -200,6 +201,9 @@ fn sr2_takes_the_same_steps_as_on_the_host() {
     assert!((3..50).contains(&rejected), "{rejected} of {STEPS} rejected");
     let schedule_free = Direction::ScheduleFree(ScheduleFree { beta: 0.9 });
     compare("schedule-free", settings(Penalty::L0, RAMP, schedule_free, StepControl::Sr2(sr2.clone())), 1);
+    // Of the channels some are steep, and others are not.
+    let steep = Sr2 { guards: Some(Guards { loss_ceiling: 1e-3 }), ..sr2.clone() };
+    compare("steep channels", settings(Penalty::L0, RAMP, schedule_free, StepControl::Sr2(steep)), 1);
     let decay = |settings| Settings { weight_decay: WeightDecay::Coupled(0.02), ..settings };
     let decayed = settings(Penalty::L0, RAMP, schedule_free, StepControl::Sr2(sr2.clone()));
     let Course { waits, .. } = compare("weight decay", decay(decayed), 1);
