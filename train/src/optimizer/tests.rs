@@ -417,7 +417,7 @@ fn a_step_shorter_than_the_floors_counts_for_less_in_the_average() {
 fn a_channel_that_promises_more_than_a_loss_stays_in_this_step() {
     let settings = settings(Penalty::L0, 0.0, 0.0, Sr2::robust(FLAT_FLOOR, 10));
     let layer = PenalisedLayer { channels: Some(3), ..PenalisedLayer::plain(0..6) };
-    let layers = Layers { penalised: vec![layer], prunable: vec![0..6] };
+    let layers = Layers { penalised: vec![layer], ..Layers::one(0..6) };
     let mut sr2 = Optimizer::new(Settings { direction: SCHEDULE_FREE, ..settings }, layers);
     let mut x = vec![1.0; 7];
     // Sigma is 2 and the ceiling 1.5 ln 10, so squares of 6.9 are the most; behind the layer there is no bound.
