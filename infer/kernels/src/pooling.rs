@@ -245,6 +245,9 @@ pub(crate) struct GlobalAverage {
     pub(crate) y: Place,
 }
 
+/// Vectors whose sum is a term of the sum of a channel, so that one of millions of values has few roundings.
+const STRETCH: usize = 1024;
+
 impl Kernel for Call<'_, GlobalAverage> {
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
@@ -258,11 +261,15 @@ impl Kernel for Call<'_, GlobalAverage> {
             unsafe {
                 let x = self.site.arena.add(s.x.row(channel, 0)).cast_const();
                 let y = self.site.arena.add(s.y.row(channel, 0));
-                let mut sums = [V::splat(0.0); 2];
-                for (i, at) in (0..whole).step_by(V::LANES).enumerate() {
-                    sums[i % 2] = sums[i % 2].add(V::load(x.add(at)));
+                let mut sum = V::splat(0.0);
+                for start in (0..whole).step_by(STRETCH * V::LANES) {
+                    let mut sums = [V::splat(0.0); 2];
+                    let end = whole.min(start + STRETCH * V::LANES);
+                    for (i, at) in (start..end).step_by(V::LANES).enumerate() {
+                        sums[i % 2] = sums[i % 2].add(V::load(x.add(at)));
+                    }
+                    sum = sum.add(sums[0].add(sums[1]));
                 }
-                let sum = sums[0].add(sums[1]);
                 if lanes > 1 {
                     sum.mul_add(V::splat(scale), V::splat(-0.0)).store(y);
                 } else {
