@@ -195,6 +195,26 @@ fn threads_share_an_engine_each_with_a_scratch_of_its_own() {
     });
 }
 
+/// Short runs are now shared by the threads, now the caller's alone: nobody sees which.
+#[test]
+fn runs_of_one_engine_agree_to_the_bit() {
+    for (name, sparsity, batch) in
+        [("resnet20", 0.9, 1), ("mobilenet_v2", 0.5, 1), ("resnet20", 0.0, 1), ("vgg16_bn", 0.95, 3)]
+    {
+        let model = network(name, sparsity, 8);
+        let images = images(&model, batch);
+        let engine = crate::Model::from(&model).plan(&Options { threads: 3, batch, ..Default::default() }).unwrap();
+        let mut scratch = engine.scratch().unwrap();
+        let mut run = || {
+            let mut logits = vec![f32::NAN; batch * engine.output_shape().iter().product::<usize>()];
+            engine.run(&images, &mut logits, &mut scratch).unwrap();
+            logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>()
+        };
+        let first = run();
+        (0..15).for_each(|_| assert_eq!(run(), first, "{name}, {sparsity}"));
+    }
+}
+
 #[test]
 fn runs_refuse_what_does_not_fit() {
     let model = crate::Model::from(&network("resnet8", 0.8, 5));

@@ -33,6 +33,7 @@ mod program;
 mod registry;
 mod row_conv;
 mod select;
+mod sharing;
 mod simd;
 mod softmax;
 mod source;

@@ -12,8 +12,9 @@ use crate::arena::Arena;
 use crate::builder::ProgramBuilder;
 use crate::plane::{Plane, odd_lines};
 use crate::registry::{self, Step};
+use crate::sharing::Sharing;
 use crate::step::{Part, Site};
-use crate::team::{Team, Threads};
+use crate::team::{Barrier, Team, Threads};
 
 /// A place for the values of one tensor: `channels` planes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub struct Program {
 pub struct Workspace {
     arenas: Vec<Arena>,
     team: Team,
+    sharing: Sharing,
     program: u64,
 }
 
@@ -98,6 +100,76 @@ struct Stage {
     buffers: usize,
     /// Where its outputs for a group start in an arena, for the next stage to take as images.
     outputs: usize,
+}
+
+/// One run of a program, as each of its threads sees it.
+struct Run<'a> {
+    program: &'a Program,
+    io: Io,
+    arenas: &'a [Arena],
+    threads: usize,
+}
+
+impl Run<'_> {
+    /// All steps of every `stride`-th of some groups, by one thread in an arena of its own.
+    fn alone(&self, thread: usize, groups: Range<usize>, stride: usize) {
+        for group in groups.step_by(stride) {
+            for (index, stage) in self.program.stages.iter().enumerate() {
+                for first in self.program.passes(&self.io, group, stage) {
+                    self.steps(index, group, first, [thread, thread]);
+                }
+            }
+        }
+    }
+
+    /// What one thread does of the first `groups` groups.
+    fn together(&self, thread: usize, groups: usize, barrier: &Barrier) {
+        let alone = self.each(groups);
+        self.alone(thread, thread..alone, self.threads);
+        if alone < groups {
+            barrier.wait();
+        }
+        let part = Part { index: thread, count: self.threads };
+        for group in alone..groups {
+            for (index, stage) in self.program.stages.iter().enumerate() {
+                let passes = self.program.passes(&self.io, group, stage);
+                let own = self.each(passes.len());
+                for first in passes.clone().take(own).skip(thread).step_by(self.threads) {
+                    self.steps(index, group, first, [thread, 0]);
+                }
+                if own > 0 {
+                    barrier.wait();
+                }
+                for first in passes.skip(own) {
+                    for step in &self.program.steps[stage.steps.clone()] {
+                        self.step(index, group, first, [0, 0], part, step);
+                        barrier.wait();
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many of `n` are taken by one thread each, the same number by every thread.
+    fn each(&self, n: usize) -> usize {
+        if self.arenas.len() == self.threads { n / self.threads * self.threads } else { 0 }
+    }
+
+    /// A pass through a stage by one thread.
+    fn steps(&self, stage: usize, group: usize, first: usize, arenas: [usize; 2]) {
+        for step in &self.program.steps[self.program.stages[stage].steps.clone()] {
+            self.step(stage, group, first, arenas, Part { index: 0, count: 1 }, step);
+        }
+    }
+
+    fn step(&self, stage: usize, group: usize, first: usize, arenas: [usize; 2], part: Part, step: &Step) {
+        let arenas = arenas.map(|index| &self.arenas[index]);
+        let pass = Pass { stage, group: group * self.program.lanes, first, arenas, part };
+        // SAFETY: the images and outputs are those that `check` measured; every arena has the size the steps were
+        // checked against. Threads with images of their own have their own buffers and outputs; parts of one step
+        // write to different places, and barriers part the steps.
+        unsafe { step.run(self.program.isa, self.program.site(&self.io, pass)) };
+    }
 }
 
 /// Some images of a group on their way through a stage.
@@ -153,7 +225,8 @@ impl Program {
     pub fn workspace(&self) -> std::io::Result<Workspace> {
         let [count, values] = self.arenas;
         let arenas = (0..count).map(|_| Arena::zeroed(values)).collect();
-        Ok(Workspace { arenas, team: Team::new(self.threads)?, program: self.id })
+        let (team, sharing) = (Team::new(self.threads)?, Sharing::new(self.steps.len()));
+        Ok(Workspace { arenas, team, sharing, program: self.id })
     }
 
     /// Computes `count` outputs.
@@ -161,61 +234,25 @@ impl Program {
     /// Images are taken in groups of as many as the widest stage takes at a time. While there is a group for every
     /// thread, each thread runs the whole program on its own group. Of a group left over, each thread takes images of
     /// its own through the stages that take fewer at a time, while there are some for every thread; the threads share
-    /// the steps of the rest.
+    /// the steps of the rest. Where there is no group for every thread, short runs are timed, and are done by the
+    /// caller alone while that is faster.
     ///
     /// # Panics
     /// If `images` or `outputs` do not hold exactly `count` images and outputs, or the workspace is another program's.
     pub fn run(&self, images: &[f32], count: usize, outputs: &mut [f32], workspace: &mut Workspace) {
         let io = self.check(images, count, outputs, workspace);
-        let Workspace { arenas, team, .. } = workspace;
-        let threads = team.size();
+        let Workspace { arenas, team, sharing, .. } = workspace;
+        let run = Run { program: self, io, arenas, threads: team.size() };
         let groups = count.div_ceil(self.lanes);
-        let each = |n: usize| if arenas.len() == threads { n / threads * threads } else { 0 };
-        let alone = each(groups);
-        let run = |stage: usize, group: usize, first: usize, [own, common]: [usize; 2], part: Part, step: &Step| {
-            let pass = Pass { stage, group: group * self.lanes, first, arenas: [&arenas[own], &arenas[common]], part };
-            // SAFETY: the images and outputs are those that `check` measured; every arena has the size the steps were
-            // checked against. Threads with images of their own have their own buffers and outputs; parts of one step
-            // write to different places, and barriers part the steps.
-            unsafe { step.run(self.isa, self.site(&io, pass)) };
-        };
-        let whole = Part { index: 0, count: 1 };
-        team.run(&|thread, barrier| {
-            for group in (thread..alone).step_by(threads) {
-                for (index, stage) in self.stages.iter().enumerate() {
-                    for first in self.passes(&io, group, stage) {
-                        for step in &self.steps[stage.steps.clone()] {
-                            run(index, group, first, [thread, thread], whole, step);
-                        }
-                    }
-                }
-            }
-            if alone < groups {
-                barrier.wait();
-            }
-            let part = Part { index: thread, count: threads };
-            for group in alone..groups {
-                for (index, stage) in self.stages.iter().enumerate() {
-                    let steps = &self.steps[stage.steps.clone()];
-                    let passes = self.passes(&io, group, stage);
-                    let own = each(passes.len());
-                    for first in passes.clone().take(own).skip(thread).step_by(threads) {
-                        for step in steps {
-                            run(index, group, first, [thread, 0], whole, step);
-                        }
-                    }
-                    if own > 0 {
-                        barrier.wait();
-                    }
-                    for first in passes.skip(own) {
-                        for step in steps {
-                            run(index, group, first, [0, 0], part, step);
-                            barrier.wait();
-                        }
-                    }
-                }
-            }
-        });
+        if run.each(groups) > 0 || run.threads == 1 {
+            return team.run(&|thread, barrier| run.together(thread, groups, barrier));
+        }
+        let (alone, start) = (sharing.alone(count), Instant::now());
+        match alone {
+            true => run.alone(0, 0..groups, 1),
+            false => team.run(&|thread, barrier| run.together(thread, groups, barrier)),
+        }
+        sharing.ran(start.elapsed());
     }
 
     /// Computes the outputs of one group of at most `lanes` images with all threads, which share every step, and
