@@ -3,7 +3,8 @@
 
     python quantise.py MODEL.onnx OUT.onnx
 
-Weights a channel, activations calibrated on 32 seeded images of mean 0 and variance 1. Needs onnx and onnxruntime."""
+Weights a channel, activations calibrated on 32 seeded images of mean 0 and variance 1. Needs onnx, onnxruntime
+and sympy."""
 import sys
 
 import numpy as np
