@@ -195,7 +195,7 @@ fn threads_share_an_engine_each_with_a_scratch_of_its_own() {
     });
 }
 
-/// Short runs are now shared by the threads, now the caller's alone: nobody sees which.
+/// Runs are now shared by the threads, now the caller's alone: nobody sees which.
 #[test]
 fn runs_of_one_engine_agree_to_the_bit() {
     for (name, sparsity, batch) in

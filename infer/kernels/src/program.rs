@@ -108,6 +108,8 @@ struct Run<'a> {
     io: Io,
     arenas: &'a [Arena],
     threads: usize,
+    /// Nanoseconds of the caller's work in a shared run, if they are to be counted.
+    work: Option<AtomicU64>,
 }
 
 impl Run<'_> {
@@ -135,14 +137,14 @@ impl Run<'_> {
                 let passes = self.program.passes(&self.io, group, stage);
                 let own = self.each(passes.len());
                 for first in passes.clone().take(own).skip(thread).step_by(self.threads) {
-                    self.steps(index, group, first, [thread, 0]);
+                    self.watched(thread, || self.steps(index, group, first, [thread, 0]));
                 }
                 if own > 0 {
                     barrier.wait();
                 }
                 for first in passes.skip(own) {
                     for step in &self.program.steps[stage.steps.clone()] {
-                        self.step(index, group, first, [0, 0], part, step);
+                        self.watched(thread, || self.step(index, group, first, [0, 0], part, step));
                         barrier.wait();
                     }
                 }
@@ -153,6 +155,14 @@ impl Run<'_> {
     /// How many of `n` are taken by one thread each, the same number by every thread.
     fn each(&self, n: usize) -> usize {
         if self.arenas.len() == self.threads { n / self.threads * self.threads } else { 0 }
+    }
+
+    /// Counts the work if it is the caller's.
+    fn watched(&self, thread: usize, work: impl FnOnce()) {
+        let Some(time) = self.work.as_ref().filter(|_| thread == 0) else { return work() };
+        let start = Instant::now();
+        work();
+        time.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// A pass through a stage by one thread.
@@ -225,7 +235,7 @@ impl Program {
     pub fn workspace(&self) -> std::io::Result<Workspace> {
         let [count, values] = self.arenas;
         let arenas = (0..count).map(|_| Arena::zeroed(values)).collect();
-        let (team, sharing) = (Team::new(self.threads)?, Sharing::new(self.steps.len()));
+        let (team, sharing) = (Team::new(self.threads)?, Sharing::new(self.threads.count));
         Ok(Workspace { arenas, team, sharing, program: self.id })
     }
 
@@ -234,25 +244,27 @@ impl Program {
     /// Images are taken in groups of as many as the widest stage takes at a time. While there is a group for every
     /// thread, each thread runs the whole program on its own group. Of a group left over, each thread takes images of
     /// its own through the stages that take fewer at a time, while there are some for every thread; the threads share
-    /// the steps of the rest. Where there is no group for every thread, short runs are timed, and are done by the
-    /// caller alone while that is faster.
+    /// the steps of the rest. Where there is no group for every thread, runs are timed now and
+    /// then, and done by the caller alone while that is faster.
     ///
     /// # Panics
     /// If `images` or `outputs` do not hold exactly `count` images and outputs, or the workspace is another program's.
     pub fn run(&self, images: &[f32], count: usize, outputs: &mut [f32], workspace: &mut Workspace) {
         let io = self.check(images, count, outputs, workspace);
         let Workspace { arenas, team, sharing, .. } = workspace;
-        let run = Run { program: self, io, arenas, threads: team.size() };
+        let mut run = Run { program: self, io, arenas, threads: team.size(), work: None };
         let groups = count.div_ceil(self.lanes);
         if run.each(groups) > 0 || run.threads == 1 {
             return team.run(&|thread, barrier| run.together(thread, groups, barrier));
         }
-        let (alone, start) = (sharing.alone(count), Instant::now());
-        match alone {
-            true => run.alone(0, 0..groups, 1),
-            false => team.run(&|thread, barrier| run.together(thread, groups, barrier)),
+        let start = Instant::now();
+        if sharing.alone(count) {
+            run.alone(0, 0..groups, 1);
+        } else {
+            run.work = sharing.watches().then(AtomicU64::default);
+            team.run(&|thread, barrier| run.together(thread, groups, barrier));
         }
-        sharing.ran(start.elapsed());
+        sharing.ran(start.elapsed(), run.work.map(|work| Duration::from_nanos(work.into_inner())));
     }
 
     /// Computes the outputs of one group of at most `lanes` images with all threads, which share every step, and
@@ -359,6 +371,11 @@ impl Program {
 
 #[cfg(test)]
 impl Workspace {
+    /// Decides for all runs of so many images that no thread has for itself whether they are the caller's alone.
+    pub(crate) fn settle(&mut self, images: usize, alone: bool) {
+        self.sharing = Sharing::settled(self.team.size(), images, alone);
+    }
+
     /// The values of its arenas.
     pub(crate) fn arenas(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.arenas.iter_mut().map(Arena::values)

@@ -2,23 +2,20 @@
 //!
 //! Sharing a step saves time where its work costs more than the threads' meeting behind it. A meeting takes from a
 //! tenth of a microsecond, on cores that share a cache, to ten on a virtual machine whose cores lie apart, and
-//! milliseconds where another program holds a core; steps of a sparse network of small images take two. So short runs
-//! are timed, and the other way is tried now and then.
+//! milliseconds where another program holds a core; steps of a sparse network of small images take two. So runs are timed
+//! now and then, and where the caller spends most of a shared one waiting, it tries to do them alone.
 
 use std::time::Duration;
 
-/// Mean time of a step of a shared run above which no meeting matters, and the caller alone is not tried.
-const LONG_STEP: Duration = Duration::from_micros(100);
 /// Runs of each way in a comparison; the first, which wakes threads and fills caches, does not count.
 const RUNS: usize = 4;
-/// Time of runs between two comparisons, by the time of one comparison's trial of the other way.
+/// Time of runs between two comparisons, by the time of one comparison's runs in its second way.
 const REST: u32 = 64;
 
 /// Decides how the next run is done, by the times of those before.
 #[derive(Debug)]
 pub(crate) struct Sharing {
-    /// Number of steps of a run.
-    steps: usize,
+    threads: u32,
     /// Images of a run; runs of another number start anew.
     images: usize,
     /// Whether runs between comparisons are the caller's alone.
@@ -29,37 +26,56 @@ pub(crate) struct Sharing {
     times: [[Duration; RUNS]; 2],
     /// How many there are.
     timed: usize,
+    /// The least time that the caller worked in one of its shared runs.
+    work: Duration,
 }
 
 impl Sharing {
-    pub(crate) fn new(steps: usize) -> Self {
-        Self { steps, images: 0, alone: false, rest: Duration::ZERO, times: Default::default(), timed: 0 }
+    pub(crate) fn new(threads: usize) -> Self {
+        let (rest, times) = (Duration::ZERO, Default::default());
+        Self { threads: threads as u32, images: 0, alone: false, rest, times, timed: 0, work: Duration::MAX }
+    }
+
+    /// Decided for good.
+    #[cfg(test)]
+    pub(crate) fn settled(threads: usize, images: usize, alone: bool) -> Self {
+        Self { images, alone, rest: Duration::MAX, ..Self::new(threads) }
     }
 
     /// Whether the caller is to take all steps of a run of `images` alone.
     pub(crate) fn alone(&mut self, images: usize) -> bool {
         if images != self.images {
-            *self = Self { images, ..Self::new(self.steps) };
+            *self = Self { images, ..Self::new(self.threads as usize) };
         }
         self.alone ^ (self.timed >= RUNS)
     }
 
-    /// Tells how long a run took that was done as [`Sharing::alone`] said.
-    pub(crate) fn ran(&mut self, time: Duration) {
+    /// Whether the caller's work in the next run is to be timed, if that is shared.
+    pub(crate) fn watches(&self) -> bool {
+        self.timed > 0
+    }
+
+    /// Tells how long a run took that was done as [`Sharing::alone`] said, and how long the caller worked in it, if that
+    /// was timed.
+    pub(crate) fn ran(&mut self, time: Duration, work: Option<Duration>) {
         if let Some(rest) = self.rest.checked_sub(time) {
             self.rest = rest;
             return;
         }
         self.times[self.timed / RUNS][self.timed % RUNS] = time;
         self.timed += 1;
+        self.work = work.map_or(self.work, |work| work.min(self.work));
         let [present, other] = self.times.map(median);
-        if self.timed == RUNS && !self.alone && present > LONG_STEP * self.steps as u32 {
-            (self.rest, self.timed) = (REST * present, 0);
-        }
-        if self.timed == 2 * RUNS {
-            self.alone ^= other < present;
-            (self.rest, self.timed) = (REST * self.times[1].iter().sum::<Duration>(), 0);
-        }
+        let all_work = self.work.saturating_mul(self.threads);
+        let second = match self.timed {
+            RUNS if !self.alone && all_work >= present => self.times[0],
+            n if n == 2 * RUNS => {
+                self.alone ^= other < present;
+                self.times[1]
+            }
+            _ => return,
+        };
+        (self.rest, self.timed, self.work) = (REST * second.iter().sum::<Duration>(), 0, Duration::MAX);
     }
 }
 
@@ -73,7 +89,7 @@ fn median([_, mut rest @ ..]: [Duration; RUNS]) -> Duration {
 mod tests {
     use super::*;
 
-    const STEPS: usize = 20;
+    const THREADS: usize = 4;
 
     /// Runs for some time, a run taking `shared` or `alone` microseconds; returns the shares of runs and of time that
     /// were the caller's alone.
@@ -82,7 +98,8 @@ mod tests {
         while times[0] + times[1] < time {
             let way = sharing.alone(1);
             let took = Duration::from_micros(if way { alone } else { shared });
-            sharing.ran(took);
+            let work = Duration::from_micros(alone) / THREADS as u32;
+            sharing.ran(took, (!way && sharing.watches()).then_some(work));
             runs[usize::from(way)] += 1.0;
             times[usize::from(way)] += took;
         }
@@ -91,20 +108,31 @@ mod tests {
 
     #[test]
     fn the_faster_way_has_nearly_all_of_the_time() {
-        let second = Duration::from_secs(1);
-        for times in [[50, 90], [50, 800], [49, 51]] {
-            let [_, alone] = run(&mut Sharing::new(STEPS), times, second);
-            assert!(alone > 0.0 && alone < 0.02, "{times:?}: {alone}");
+        for times in [[50, 90], [50, 800], [49, 51], [50_000, 190_000]] {
+            let alone = run(&mut Sharing::new(THREADS), times, Duration::from_secs(1));
+            assert_eq!(alone, [0.0; 2], "{times:?}");
         }
-        for times in [[90, 50], [800, 50], [51, 49]] {
-            let [_, alone] = run(&mut Sharing::new(STEPS), times, second);
+        for times in [[90, 50], [800, 50], [51, 49], [5000, 1700]] {
+            let [_, alone] = run(&mut Sharing::new(THREADS), times, Duration::from_secs(10));
             assert!(alone > 0.975, "{times:?}: {alone}");
         }
     }
 
     #[test]
+    fn work_that_is_not_shared_evenly_is_tried_alone_and_shared_again() {
+        let mut sharing = Sharing::new(THREADS);
+        let (mut runs, mut alone) = (0, 0);
+        for _ in 0..10_000 {
+            let way = sharing.alone(1);
+            sharing.ran(Duration::from_micros(if way { 90 } else { 50 }), Some(Duration::from_micros(1)));
+            (runs, alone) = (runs + 1, alone + usize::from(way));
+        }
+        assert!(alone > 0 && alone * 50 < runs, "{alone} of {runs}");
+    }
+
+    #[test]
     fn a_change_of_the_machine_is_noticed_within_tens_of_milliseconds() {
-        let mut sharing = Sharing::new(STEPS);
+        let mut sharing = Sharing::new(THREADS);
         run(&mut sharing, [50, 90], Duration::from_millis(200));
         let [_, alone] = run(&mut sharing, [180, 90], Duration::from_millis(100));
         assert!(alone > 0.6, "{alone}");
@@ -114,26 +142,18 @@ mod tests {
 
     #[test]
     fn one_slow_run_changes_nothing() {
-        let mut sharing = Sharing::new(STEPS);
+        let mut sharing = Sharing::new(THREADS);
         for _ in 0..100 {
             run(&mut sharing, [50, 90], Duration::from_millis(11));
-            let alone = sharing.alone(1);
-            sharing.ran(Duration::from_millis(4));
-            assert!(!alone || sharing.timed > 0);
+            assert!(!sharing.alone(1));
+            sharing.ran(Duration::from_millis(4), Some(Duration::from_millis(4)));
         }
-        let [runs, _] = run(&mut sharing, [50, 90], Duration::from_millis(200));
-        assert!(runs < 0.02, "{runs}");
-    }
-
-    #[test]
-    fn long_steps_are_always_shared() {
-        let times = [STEPS as u64 * 101, 100];
-        assert_eq!(run(&mut Sharing::new(STEPS), times, Duration::from_secs(1)), [0.0; 2]);
+        assert_eq!(run(&mut sharing, [50, 90], Duration::from_millis(200)), [0.0; 2]);
     }
 
     #[test]
     fn runs_of_another_number_of_images_start_anew() {
-        let mut sharing = Sharing::new(STEPS);
+        let mut sharing = Sharing::new(THREADS);
         run(&mut sharing, [90, 50], Duration::from_millis(200));
         assert!(sharing.alone(1) && !sharing.alone(2) && !sharing.alone(1));
     }

@@ -50,8 +50,8 @@ fn run(isa: Isa, lanes: &[usize], count: usize, threads: usize) {
     });
     let expected: Vec<f32> = expected.collect();
     let mut workspace = program.workspace().unwrap();
-    // As many as let the threads share some and the caller do some alone.
-    for _ in 0..10 {
+    for alone in [false, false, true, true] {
+        workspace.settle(count, alone);
         let mut found = vec![f32::NAN; images.len()];
         program.run(&images, count, &mut found, &mut workspace);
         assert_eq!(found, expected, "{isa}, {lanes:?}, {count} images, {threads} threads");
