@@ -6,9 +6,9 @@ use crate::Error;
 
 /// How an engine is to run; [`Options::default`] is one thread, one image, the CPU's best kernels.
 ///
-/// For the least latency of one image, leave `batch` at 1 and give it `threads`, which then share each layer, while
-/// the clock says that it is faster than one thread alone. For throughput, give it a `batch` of `threads`
-/// times [`Isa::lanes`] or more: each thread then takes images of its own through the whole network, and none waits for
+/// For the least latency of one image, leave `batch` at 1 and give it `threads`, which then share each layer, while the
+/// clock says that it is faster than one thread alone. For throughput, give it a `batch` of `threads` times
+/// [`Isa::lanes`] or more: each thread then takes images of its own through the whole network, and none waits for
 /// another.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
