@@ -235,7 +235,7 @@ impl Program {
     pub fn workspace(&self) -> std::io::Result<Workspace> {
         let [count, values] = self.arenas;
         let arenas = (0..count).map(|_| Arena::zeroed(values)).collect();
-        let (team, sharing) = (Team::new(self.threads)?, Sharing::new(self.threads.count));
+        let (team, sharing) = (Team::new(self.threads)?, Sharing::new(self.threads.count, self.steps.len()));
         Ok(Workspace { arenas, team, sharing, program: self.id })
     }
 

@@ -1,12 +1,15 @@
 //! Whether the threads of a program share the steps of a run, or the caller takes them all: decided by the clock.
 //!
-//! Sharing a step saves time where its work costs more than the threads' meeting behind it. A meeting takes from a
-//! tenth of a microsecond, on cores that share a cache, to ten on a virtual machine whose cores lie apart, and
-//! milliseconds where another program holds a core; steps of a sparse network of small images take two. So runs are timed
-//! now and then, and where the caller spends most of a shared one waiting, it tries to do them alone.
+//! Sharing a step saves time where its work costs more than the threads' meeting behind it, and the lines that go from
+//! core to core. A meeting takes from a tenth of a microsecond, on cores that share a cache, to ten on a virtual machine
+//! whose cores lie apart, and milliseconds where another program holds a core; steps of a sparse network of small images
+//! take two. So runs are timed now and then, and the caller tries to do alone those of short steps and those in which it
+//! waits most of the time.
 
 use std::time::Duration;
 
+/// Mean time of a step of a shared run above which lines from another core do not matter.
+const LONG_STEP: Duration = Duration::from_micros(50);
 /// Runs of each way in a comparison; the first, which wakes threads and fills caches, does not count.
 const RUNS: usize = 4;
 /// Time of runs between two comparisons, by the time of one comparison's runs in its second way.
@@ -16,6 +19,8 @@ const REST: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Sharing {
     threads: u32,
+    /// Number of steps of a run.
+    steps: u32,
     /// Images of a run; runs of another number start anew.
     images: usize,
     /// Whether runs between comparisons are the caller's alone.
@@ -31,21 +36,22 @@ pub(crate) struct Sharing {
 }
 
 impl Sharing {
-    pub(crate) fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize, steps: usize) -> Self {
+        let [threads, steps] = [threads, steps].map(|count| count as u32);
         let (rest, times) = (Duration::ZERO, Default::default());
-        Self { threads: threads as u32, images: 0, alone: false, rest, times, timed: 0, work: Duration::MAX }
+        Self { threads, steps, images: 0, alone: false, rest, times, timed: 0, work: Duration::MAX }
     }
 
     /// Decided for good.
     #[cfg(test)]
     pub(crate) fn settled(threads: usize, images: usize, alone: bool) -> Self {
-        Self { images, alone, rest: Duration::MAX, ..Self::new(threads) }
+        Self { images, alone, rest: Duration::MAX, ..Self::new(threads, 1) }
     }
 
     /// Whether the caller is to take all steps of a run of `images` alone.
     pub(crate) fn alone(&mut self, images: usize) -> bool {
         if images != self.images {
-            *self = Self { images, ..Self::new(self.threads as usize) };
+            *self = Self { images, ..Self::new(self.threads as usize, self.steps as usize) };
         }
         self.alone ^ (self.timed >= RUNS)
     }
@@ -66,9 +72,9 @@ impl Sharing {
         self.timed += 1;
         self.work = work.map_or(self.work, |work| work.min(self.work));
         let [present, other] = self.times.map(median);
-        let all_work = self.work.saturating_mul(self.threads);
+        let works = present > LONG_STEP * self.steps && self.work.saturating_mul(self.threads) >= present;
         let second = match self.timed {
-            RUNS if !self.alone && all_work >= present => self.times[0],
+            RUNS if !self.alone && works => self.times[0],
             n if n == 2 * RUNS => {
                 self.alone ^= other < present;
                 self.times[1]
@@ -90,6 +96,7 @@ mod tests {
     use super::*;
 
     const THREADS: usize = 4;
+    const STEPS: usize = 20;
 
     /// Runs for some time, a run taking `shared` or `alone` microseconds; returns the shares of runs and of time that
     /// were the caller's alone.
@@ -108,31 +115,25 @@ mod tests {
 
     #[test]
     fn the_faster_way_has_nearly_all_of_the_time() {
-        for times in [[50, 90], [50, 800], [49, 51], [50_000, 190_000]] {
-            let alone = run(&mut Sharing::new(THREADS), times, Duration::from_secs(1));
-            assert_eq!(alone, [0.0; 2], "{times:?}");
+        for times in [[50, 90], [50, 180], [49, 51]] {
+            let [_, alone] = run(&mut Sharing::new(THREADS, STEPS), times, Duration::from_secs(1));
+            assert!(alone > 0.0 && alone < 0.02, "{times:?}: {alone}");
         }
-        for times in [[90, 50], [800, 50], [51, 49], [5000, 1700]] {
-            let [_, alone] = run(&mut Sharing::new(THREADS), times, Duration::from_secs(10));
+        for times in [[90, 50], [800, 50], [51, 49], [5000, 1100]] {
+            let [_, alone] = run(&mut Sharing::new(THREADS, STEPS), times, Duration::from_secs(10));
             assert!(alone > 0.975, "{times:?}: {alone}");
         }
     }
 
     #[test]
-    fn work_that_is_not_shared_evenly_is_tried_alone_and_shared_again() {
-        let mut sharing = Sharing::new(THREADS);
-        let (mut runs, mut alone) = (0, 0);
-        for _ in 0..10_000 {
-            let way = sharing.alone(1);
-            sharing.ran(Duration::from_micros(if way { 90 } else { 50 }), Some(Duration::from_micros(1)));
-            (runs, alone) = (runs + 1, alone + usize::from(way));
-        }
-        assert!(alone > 0 && alone * 50 < runs, "{alone} of {runs}");
+    fn long_steps_whose_work_is_shared_are_never_tried_alone() {
+        let times = [STEPS as u64 * 51, STEPS as u64 * 190];
+        assert_eq!(run(&mut Sharing::new(THREADS, STEPS), times, Duration::from_secs(1)), [0.0; 2]);
     }
 
     #[test]
     fn a_change_of_the_machine_is_noticed_within_tens_of_milliseconds() {
-        let mut sharing = Sharing::new(THREADS);
+        let mut sharing = Sharing::new(THREADS, STEPS);
         run(&mut sharing, [50, 90], Duration::from_millis(200));
         let [_, alone] = run(&mut sharing, [180, 90], Duration::from_millis(100));
         assert!(alone > 0.6, "{alone}");
@@ -142,18 +143,19 @@ mod tests {
 
     #[test]
     fn one_slow_run_changes_nothing() {
-        let mut sharing = Sharing::new(THREADS);
+        let mut sharing = Sharing::new(THREADS, STEPS);
         for _ in 0..100 {
             run(&mut sharing, [50, 90], Duration::from_millis(11));
-            assert!(!sharing.alone(1));
-            sharing.ran(Duration::from_millis(4), Some(Duration::from_millis(4)));
+            sharing.alone(1);
+            sharing.ran(Duration::from_millis(4), None);
         }
-        assert_eq!(run(&mut sharing, [50, 90], Duration::from_millis(200)), [0.0; 2]);
+        let [runs, _] = run(&mut sharing, [50, 90], Duration::from_millis(200));
+        assert!(runs < 0.02, "{runs}");
     }
 
     #[test]
     fn runs_of_another_number_of_images_start_anew() {
-        let mut sharing = Sharing::new(THREADS);
+        let mut sharing = Sharing::new(THREADS, STEPS);
         run(&mut sharing, [90, 50], Duration::from_millis(200));
         assert!(sharing.alone(1) && !sharing.alone(2) && !sharing.alone(1));
     }
