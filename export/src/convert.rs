@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sr2_formats::csr_file::{self, CsrFile, GRAPH_KEY, ValueType};
 use sr2_formats::srz::{self, Values};
-use sr2_formats::{Error, TensorMap, bitmask, dense, npz, onnx};
+use sr2_formats::{Error, TensorMap, bitmask, dense, lossy_path, npz, onnx};
 use sr2_models::{Graph, Model};
 
-use crate::report::lossy;
 use crate::{ExportError, OnnxForm, locate, to_onnx, weights};
 
 /// What to make of a file.
@@ -31,12 +30,12 @@ pub struct ConvertOptions {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Conversion {
     /// The file read.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "lossy_path")]
     pub from: PathBuf,
     /// Its size.
     pub from_bytes: u64,
     /// The file or folder written.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "lossy_path")]
     pub to: PathBuf,
     /// Its size.
     pub to_bytes: u64,

@@ -8,18 +8,17 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use sr2_formats::csr_file::{CsrParameter, GRAPH_KEY};
-use sr2_formats::{CsrMatrix, Error, dense, onnx, srz};
+use sr2_formats::{CsrMatrix, Error, dense, lossy_path, onnx, srz};
 use sr2_models::Graph;
 
 use crate::compressors::zstd;
-use crate::report::lossy;
 use crate::weights;
 
 /// A file's weights and what they would take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// The file.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "lossy_path")]
     pub file: PathBuf,
     /// Its size.
     pub file_bytes: u64,

@@ -1,11 +1,12 @@
 //! What an export made: files, sizes, zeros, and how far each file read back is from the checkpoint.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use sr2_formats::lossy_path;
 
 use crate::config::Sparsity;
 use crate::passes::PassReport;
@@ -14,21 +15,16 @@ use crate::passes::PassReport;
 pub const UNFINISHED: &str =
     "the run had not finished, so weights are not averaged nor batch-norm statistics recomputed";
 
-/// A path as text, where JSON takes no other; what is not UTF-8 in it is replaced.
-pub(crate) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
-}
-
 /// The outcome of an export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExportReport {
     /// The checkpoint that was read.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "lossy_path")]
     pub checkpoint: PathBuf,
     /// Whether the run had not finished: see [`UNFINISHED`].
     pub unfinished: bool,
     /// The folder that was written.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "lossy_path")]
     pub folder: PathBuf,
     /// Name of the network.
     pub network: String,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sr2_formats::csr_file;
 use sr2_models::{CompressedModel, Node, Op, checkpoint, onnx, passes};
 
 use crate::{Engine, Error, Options, Tuning, fuse};
@@ -86,9 +87,9 @@ fn read(path: &Path) -> sr2_formats::Result<CompressedModel> {
         };
         return read(&file);
     }
-    let is_csr = path.to_str().is_some_and(|path| path.ends_with(".csr.safetensors"));
+    let named_csr = path.as_os_str().as_encoded_bytes().ends_with(b".csr.safetensors");
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("safetensors") if !is_csr => Ok(checkpoint::read(path)?.model.into()),
+        Some("safetensors") if !named_csr && !csr_file::is_csr(path)? => Ok(checkpoint::read(path)?.model.into()),
         Some("safetensors" | "srz") => CompressedModel::read(path),
         Some("onnx") => Ok(onnx::import(path)?.into()),
         _ => {

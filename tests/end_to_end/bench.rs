@@ -56,7 +56,8 @@ fn a_plan_for_something_else_is_refused() {
         command.env("SR2_ISA", isa);
         command
     };
-    succeed(on("scalar", &["--tune", "plan.json"]));
+    let alone = succeed(on("scalar", &["--tune", "plan.json"]));
+    assert!(alone.contains("no other engine to compare the answers of sparse with"), "{alone}");
     let plan = fs::read_to_string(folder.path().join("plan.json")).unwrap();
     fs::write(folder.path().join("other.json"), plan.replace("\"resnet8\"", "\"resnet20\"")).unwrap();
     fs::write(folder.path().join("avx9.json"), plan.replace("\"scalar\"", "\"avx9\"")).unwrap();

@@ -29,6 +29,23 @@ fn the_files_of_an_export_agree_with_the_checkpoint() {
     }
 }
 
+/// What a file holds counts, not its name: here neither its ending nor its encoding says it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_csr_file_of_any_name_is_one() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let run = pruned();
+    let folder = tempfile::tempdir().unwrap();
+    for name in [&b"weights.safetensors"[..], b"weights\xff.csr.safetensors"] {
+        let file = folder.path().join(OsStr::from_bytes(name));
+        std::fs::copy(run.exported().join("model.csr.safetensors"), &file).unwrap();
+        let report = json(verify(&run.checkpoint(), &file, &["--random", "4", "--format", "json"]));
+        assert_eq!(report["agree"], true, "{file:?}: {report}");
+    }
+}
+
 /// From each format to each other, each form of ONNX among them: the outputs are the checkpoint's.
 #[test]
 fn every_conversion_of_a_trained_network_agrees_with_the_checkpoint() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde::Serialize;
+use sr2_formats::lossy_path;
 use sr2_infer::Isa;
 
 use crate::{Machine, OnnxRuntime, Places, machine, telemetry_is_off};
@@ -46,6 +47,7 @@ pub enum Finding<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Python {
     /// The program.
+    #[serde(serialize_with = "lossy_path")]
     pub path: PathBuf,
     /// Its version.
     pub version: String,

@@ -11,33 +11,34 @@ pub(crate) struct ModelFiles {
     onnx: Option<PathBuf>,
 }
 
-const CSR: &str = ".csr.safetensors";
-const SRZ: &str = ".srz";
-const ONNX: &str = ".onnx";
+const CSR: &str = "csr.safetensors";
+const SRZ: &str = "srz";
+const ONNX: &str = "onnx";
 
 impl ModelFiles {
     /// The files of an export folder, or of one of its files and the file beside it.
     pub(crate) fn find(model: &Path) -> Result<Self, Error> {
         let metadata = std::fs::metadata(model).map_err(|e| Error::io(model, "read", e))?;
-        let stem = match model.to_str().unwrap_or_default() {
-            _ if metadata.is_dir() => model.join("model").to_string_lossy().into_owned(),
-            name if name.ends_with(ONNX) => {
+        let ends_with = |path: &Path, ending: &str| path.extension().is_some_and(|extension| extension == ending);
+        let stem = model.with_extension("");
+        let stem = match () {
+            () if metadata.is_dir() => model.join("model"),
+            () if ends_with(model, ONNX) => {
                 return Ok(Self { native: model.to_path_buf(), onnx: Some(model.to_path_buf()) });
             }
-            name => match [CSR, SRZ].iter().find_map(|ending| name.strip_suffix(ending)) {
-                Some(stem) => stem.to_string(),
-                None => {
-                    let problem = format!("expected an export folder, a {ONNX}, a {SRZ} or a {CSR} file");
-                    return Err(Error::unsupported(model, problem));
-                }
-            },
+            () if ends_with(model, SRZ) => stem,
+            () if ends_with(model, "safetensors") && ends_with(&stem, "csr") => stem.with_extension(""),
+            () => {
+                let problem = format!("expected an export folder, a .{ONNX}, a .{SRZ} or a .{CSR} file");
+                return Err(Error::unsupported(model, problem));
+            }
         };
-        let existing = |ending| Some(PathBuf::from(format!("{stem}{ending}"))).filter(|path| path.exists());
+        let existing = |ending| Some(stem.with_added_extension(ending)).filter(|path| path.exists());
         let onnx = existing(ONNX);
         let named = metadata.is_file().then(|| model.to_path_buf());
         match named.or(existing(CSR)).or(existing(SRZ)).or(onnx.clone()) {
             Some(native) => Ok(Self { native, onnx }),
-            None => Err(Error::unsupported(model, format!("holds none of model{CSR}, model{SRZ}, model{ONNX}"))),
+            None => Err(Error::unsupported(model, format!("holds none of model.{CSR}, model.{SRZ}, model.{ONNX}"))),
         }
     }
 
@@ -76,8 +77,27 @@ mod tests {
         let named = ModelFiles { native: at("model.srz"), onnx: Some(at("model.onnx")) };
         assert_eq!(find("model.srz").unwrap(), named);
 
+        std::fs::write(at("v1.2.onnx"), "").unwrap();
+        std::fs::write(at("v1.2.srz"), "").unwrap();
+        assert_eq!(find("v1.2.srz").unwrap().onnx(), Some(&*at("v1.2.onnx")));
+
         std::fs::write(at("model.pt"), "").unwrap();
         assert!(message("model.pt").contains("expected an export folder"), "{}", message("model.pt"));
         assert!(message("missing").contains("cannot read"), "{}", message("missing"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_need_not_be_utf8() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+        for name in [&b"a\xff.csr.safetensors"[..], b"a\xff.onnx"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let expected = ModelFiles { native: at(b"a\xff.csr.safetensors"), onnx: Some(at(b"a\xff.onnx")) };
+        assert_eq!(ModelFiles::find(&at(b"a\xff.csr.safetensors")).unwrap(), expected);
     }
 }

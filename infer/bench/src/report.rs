@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use sr2_formats::lossy_path;
 
 use crate::{Agreement, EngineKind, Machine, NetworkFacts, OnnxRuntime};
 
@@ -25,6 +26,7 @@ pub struct Report {
     /// Instruction-set tier of the engine's kernels.
     pub isa: &'static str,
     /// File or folder asked for.
+    #[serde(serialize_with = "lossy_path")]
     pub model: PathBuf,
     /// The network in it, if one of the engines measured is ours.
     pub network: Option<NetworkFacts>,
@@ -77,6 +79,7 @@ pub struct EngineResult {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RivalResult {
     /// The file.
+    #[serde(serialize_with = "lossy_path")]
     pub file: PathBuf,
     /// How many times as fast the first engine of the report is: the median of the ratios taken round by round.
     pub speed_of_first: f64,
@@ -121,6 +124,9 @@ impl fmt::Display for Report {
             writeln!(f, "{engine}: not measured: {reason}")?;
         }
         let Agreement { reference, images, max_difference, .. } = &self.agreement;
+        if let [_] = self.results[..] {
+            return write!(f, "there was no other engine to compare the answers of {reference} with");
+        }
         write!(f, "largest difference of logits to {reference} on {images} images: {max_difference:.1e} of their range")
     }
 }

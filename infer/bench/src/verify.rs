@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use sr2_formats::lossy_path;
 use sr2_infer::Isa;
 
 use crate::agreement::{self, largest};
@@ -36,10 +37,12 @@ pub struct VerifyOptions {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verification {
     /// The file that sets the standard.
+    #[serde(serialize_with = "lossy_path")]
     pub expected: PathBuf,
     /// The engine that ran it.
     pub expected_engine: &'static str,
     /// The file compared with it.
+    #[serde(serialize_with = "lossy_path")]
     pub found: PathBuf,
     /// The engine that ran it.
     pub found_engine: &'static str,
