@@ -376,6 +376,11 @@ impl Workspace {
         self.sharing = Sharing::settled(self.team.size(), images, alone);
     }
 
+    /// Whether a comparison of shared runs with the caller's own has ended.
+    pub(crate) fn has_compared(&self) -> bool {
+        self.sharing.rests()
+    }
+
     /// The values of its arenas.
     pub(crate) fn arenas(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.arenas.iter_mut().map(Arena::values)

@@ -48,6 +48,12 @@ impl Sharing {
         Self { images, alone, rest: Duration::MAX, ..Self::new(threads, 1) }
     }
 
+    /// Whether no comparison is in progress and one has ended.
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.timed == 0 && self.rest > Duration::ZERO
+    }
+
     /// Whether the caller is to take all steps of a run of `images` alone.
     pub(crate) fn alone(&mut self, images: usize) -> bool {
         if images != self.images {

@@ -61,3 +61,18 @@ fn run(isa: Isa, lanes: &[usize], count: usize, threads: usize) {
     program.run_timed(&images[..count * image], count, &mut found, &mut workspace);
     assert_eq!(found, expected[..count * image], "{isa}, {lanes:?}, {count} images, {threads} threads, timed");
 }
+
+#[test]
+fn shared_runs_are_timed() {
+    let program = Program::chain(vec![stage(Isa::Scalar, 1, 0, 2.0)], Threads { count: 2, spin: false, pin: false }, 1);
+    let mut workspace = program.workspace().unwrap();
+    let images = vec![0.5; SHAPE.iter().product()];
+    let mut compared = |runs: usize| {
+        (0..runs).any(|_| {
+            program.run(&images, 1, &mut images.clone(), &mut workspace);
+            workspace.has_compared()
+        })
+    };
+    assert!(!compared(3));
+    assert!(compared(5));
+}
