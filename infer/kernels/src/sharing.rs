@@ -78,9 +78,9 @@ impl Sharing {
         self.timed += 1;
         self.work = work.map_or(self.work, |work| work.min(self.work));
         let [present, other] = self.times.map(median);
-        let works = present > LONG_STEP * self.steps && self.work.saturating_mul(self.threads) >= present;
+        let surely_pays = present > LONG_STEP * self.steps && self.work.saturating_mul(self.threads) >= present;
         let second = match self.timed {
-            RUNS if !self.alone && works => self.times[0],
+            RUNS if !self.alone && surely_pays => self.times[0],
             n if n == 2 * RUNS => {
                 self.alone ^= other < present;
                 self.times[1]
