@@ -21,17 +21,17 @@ impl ModelFiles {
         let metadata = std::fs::metadata(model).map_err(|e| Error::io(model, "read", e))?;
         let ends_with = |path: &Path, ending: &str| path.extension().is_some_and(|extension| extension == ending);
         let stem = model.with_extension("");
-        let stem = match () {
-            () if metadata.is_dir() => model.join("model"),
-            () if ends_with(model, ONNX) => {
-                return Ok(Self { native: model.to_path_buf(), onnx: Some(model.to_path_buf()) });
-            }
-            () if ends_with(model, SRZ) => stem,
-            () if ends_with(model, "safetensors") && ends_with(&stem, "csr") => stem.with_extension(""),
-            () => {
-                let problem = format!("expected an export folder, a .{ONNX}, a .{SRZ} or a .{CSR} file");
-                return Err(Error::unsupported(model, problem));
-            }
+        let stem = if metadata.is_dir() {
+            model.join("model")
+        } else if ends_with(model, ONNX) {
+            return Ok(Self { native: model.to_path_buf(), onnx: Some(model.to_path_buf()) });
+        } else if ends_with(model, SRZ) {
+            stem
+        } else if ends_with(model, "safetensors") && ends_with(&stem, "csr") {
+            stem.with_extension("")
+        } else {
+            let problem = format!("expected an export folder, a .{ONNX}, a .{SRZ} or a .{CSR} file");
+            return Err(Error::unsupported(model, problem));
         };
         let existing = |ending| Some(stem.with_added_extension(ending)).filter(|path| path.exists());
         let onnx = existing(ONNX);
