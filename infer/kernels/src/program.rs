@@ -244,8 +244,8 @@ impl Program {
     /// Images are taken in groups of as many as the widest stage takes at a time. While there is a group for every
     /// thread, each thread runs the whole program on its own group. Of a group left over, each thread takes images of
     /// its own through the stages that take fewer at a time, while there are some for every thread; the threads share
-    /// the steps of the rest. Where there is no group for every thread, runs are timed now and
-    /// then, and done by the caller alone while that is faster.
+    /// the steps of the rest. Where there is no group for every thread, runs are timed now and then, and done by the
+    /// caller alone while that is faster.
     ///
     /// # Panics
     /// If `images` or `outputs` do not hold exactly `count` images and outputs, or the workspace is another program's.
